@@ -1,0 +1,3 @@
+//! Benchmarks side by side with peers; run by `cargo xtask bench`.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The command `peerage`.
+
+fn main() {}

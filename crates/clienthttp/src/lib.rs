@@ -1,0 +1,1 @@
+//! An HTTP client that finds the peer it talks to: discover, pick, dial, authenticate, fail over

@@ -1,0 +1,1 @@
+//! Who the peers of a service are: mDNS, static lists and files in one consistent table

@@ -1,0 +1,1 @@
+//! Services find each other and call each other, without a sidecar or a control plane

@@ -1,0 +1,1 @@
+//! The kit: scripted peers, faults, certificates and namespaces for the tests of every crate.
