@@ -1,3 +1,58 @@
-//! The tasks of this repository.
+//! The tasks of this repository: `cargo xtask help` lists them.
+//!
+//! Plain Rust on the standard library, so that it builds in a second on a bare machine.
+#![expect(clippy::print_stdout, reason = "a task talks to the person who runs it")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "tasks time themselves with the real clock; nothing here runs under a paused one"
+)]
 
-fn main() {}
+mod ci;
+mod fuzz;
+mod rows;
+mod run;
+mod tidy;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+usage: cargo xtask TASK
+
+  lint             format, clippy, docs, each feature alone, tidy, deny
+  test             every test that needs no root; ends with what was skipped and why
+  ci               lint, then test: what .ci/run does
+  tidy             dependency arrows, inherited lints, conformance rows no test names
+  netns            the long tests that need network namespaces (minutes)
+  bench zaphttp    client and server beside hyper and a raw epoll loop (release build)
+  fuzz TARGET [--seconds N]
+                   one fuzz target (needs cargo-fuzz); without TARGET: the list
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match args.as_slice() {
+        ["lint"] => ci::lint(),
+        ["test", rest @ ..] => ci::test(rest),
+        ["ci"] => ci::lint().and_then(|()| ci::test(&[])),
+        ["tidy"] => tidy::run(),
+        ["netns", rest @ ..] => ci::netns(rest),
+        ["bench", rest @ ..] => ci::bench(rest),
+        ["fuzz", rest @ ..] => fuzz::run(rest),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("unknown task: {}\n\n{HELP}", args.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `tidy`: what neither rustc nor clippy can hold.
+
+use std::fs;
+use std::path::Path;
+
+use crate::rows;
+use crate::run::{Outcome, root};
+
+/// Which crates of ours each crate may use, tests aside. Dependencies point one way.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("balance", &[]),
+    ("discovery", &[]),
+    ("zaphttp", &[]),
+    ("clienthttp", &["balance", "discovery", "zaphttp"]),
+    ("peerage", &["balance", "discovery", "zaphttp", "clienthttp"]),
+    ("cli", &["peerage"]),
+];
+
+/// Texts that no library source may hold, with what to do instead. Binaries are exempt from the first.
+const BANNED: &[(&str, &str)] = &[
+    ("std::env::", "libraries read no environment: take it as a setting"),
+    ("unbounded_channel", "every queue has a bound and a rule for when it is full"),
+    ("mpsc::channel::<", "std's channel has no bound: sync_channel, or a bounded queue"),
+    ("#[ignore]", "a test that is not run needs a reason: #[ignore = \"…\"]"),
+    ("todo!(", "nothing half-done lands"),
+    ("unimplemented!(", "nothing half-done lands"),
+];
+
+pub(crate) fn run() -> Outcome {
+    let mut faults = Vec::new();
+    arrows(&mut faults)?;
+    banned(&mut faults)?;
+    conformance(&mut faults)?;
+    if faults.is_empty() {
+        return Ok(());
+    }
+    for fault in &faults {
+        println!("   {fault}");
+    }
+    Err(format!("tidy: {} faults", faults.len()))
+}
+
+fn arrows(faults: &mut Vec<String>) -> Outcome {
+    for (name, allowed) in ARROWS {
+        let text = manifest(&root().join("crates").join(name))?;
+        if !text.contains("[lints]\nworkspace = true") {
+            faults.push(format!("crates/{name}: does not inherit the lints of the workspace"));
+        }
+        for line in section(&text, "[dependencies]") {
+            let dependency = line.split(['.', ' ', '=']).next().unwrap_or_default();
+            let Some(short) = dependency.strip_prefix("peerage").map(|rest| rest.trim_start_matches('-'))
+            else {
+                continue;
+            };
+            let short = if short.is_empty() { "peerage" } else { short };
+            if !allowed.contains(&short) {
+                faults.push(format!("crates/{name}: depends on {dependency}, which lies above or beside it"));
+            }
+        }
+    }
+    for directory in
+        fs::read_dir(root().join("crates")).map_err(|error| format!("crates: {error}"))?.flatten()
+    {
+        let name = directory.file_name().to_string_lossy().into_owned();
+        if !ARROWS.iter().any(|(known, _)| *known == name) {
+            faults.push(format!("crates/{name}: not in the table of arrows (xtask/src/tidy.rs)"));
+        }
+    }
+    Ok(())
+}
+
+fn manifest(directory: &Path) -> Result<String, String> {
+    let path = directory.join("Cargo.toml");
+    fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn section<'t>(text: &'t str, head: &'t str) -> impl Iterator<Item = &'t str> {
+    text.lines().skip_while(move |line| *line != head).skip(1).take_while(|line| !line.starts_with('['))
+}
+
+fn banned(faults: &mut Vec<String>) -> Outcome {
+    for (name, _) in ARROWS.iter().filter(|(name, _)| *name != "cli") {
+        sources(&root().join("crates").join(name).join("src"), &mut |path, text| {
+            // What follows the test module at the end of a file is not library code.
+            let library = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            for (number, line) in library.lines().enumerate() {
+                let code = line.split("//").next().unwrap_or_default();
+                for (text, instead) in BANNED {
+                    if code.contains(text) {
+                        faults.push(format!("{}:{}: {text}: {instead}", path.display(), number + 1));
+                    }
+                }
+            }
+        })?;
+    }
+    Ok(())
+}
+
+fn sources(directory: &Path, look: &mut dyn FnMut(&Path, &str)) -> Outcome {
+    for entry in
+        fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?.flatten()
+    {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, look)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            look(&path, &text);
+        }
+    }
+    Ok(())
+}
+
+fn conformance(faults: &mut Vec<String>) -> Outcome {
+    let known = rows::known()?;
+    let skipped = rows::skipped()?;
+    let named = rows::named()?;
+    for (id, reason) in &skipped {
+        if !known.contains(id) {
+            faults.push(format!("tests/skipped-rows.toml: there is no row {id}"));
+        } else if named.contains(id) {
+            faults.push(format!("tests/skipped-rows.toml: a test names {id}: delete the line"));
+        } else {
+            println!("   row {id} has no test: {reason}");
+        }
+    }
+    for id in known.iter().filter(|id| !named.contains(*id) && !skipped.contains_key(*id)) {
+        faults.push(format!("row {id}: no test names it"));
+    }
+    println!(
+        "== tidy: {} rows, {} of them without a test, for the reasons above",
+        known.len(),
+        skipped.len()
+    );
+    Ok(())
+}
