@@ -1,0 +1,63 @@
+//! The peers at one moment (B-1.3).
+
+use std::sync::Arc;
+
+use crate::{LeaveOut, Member, mix};
+
+/// An immutable set of peers, replaced as a whole. A call keeps the one it started with.
+#[derive(Debug)]
+pub struct Set<P, C = ()> {
+    members: Box<[Arc<Member<P, C>>]>,
+    /// The members that take new work, in the order they were announced.
+    eligible: Box<[Arc<Member<P, C>>]>,
+    /// The peers of `eligible`, in the same order: what a picker of the caller sees.
+    peers: Box<[P]>,
+    /// Indexes into `eligible` in this client's own order, so that not all clients begin with one peer.
+    order: Box<[usize]>,
+}
+
+impl<P: Clone, C> Set<P, C> {
+    pub(crate) fn new(members: Vec<Arc<Member<P, C>>>, client_seed: u64) -> Self {
+        let eligible: Box<[_]> = members.iter().filter(|member| member.weight.get() > 0).cloned().collect();
+        let peers = eligible.iter().map(|member| member.peer.clone()).collect();
+        let mut keyed: Vec<_> = eligible
+            .iter()
+            .enumerate()
+            .map(|(index, member)| (mix(client_seed ^ member.hash), index))
+            .collect();
+        keyed.sort_unstable();
+        let order = keyed.into_iter().map(|(_, index)| index).collect();
+        Self { members: members.into(), eligible, peers, order }
+    }
+}
+
+impl<P, C> Set<P, C> {
+    /// All of them, also those that take no new work, in the order they were announced.
+    pub fn members(&self) -> &[Arc<Member<P, C>>] {
+        &self.members
+    }
+
+    /// Those that take new work, in the order they were announced.
+    pub fn eligible(&self) -> &[Arc<Member<P, C>>] {
+        &self.eligible
+    }
+
+    pub(crate) fn peers(&self) -> &[P] {
+        &self.peers
+    }
+
+    /// The eligible member at `place` of this client's own order, counted round and round.
+    pub(crate) fn in_order(&self, place: usize) -> Option<&Arc<Member<P, C>>> {
+        let place = place.checked_rem(self.order.len())?;
+        self.eligible.get(*self.order.get(place)?)
+    }
+}
+
+impl<P, C> Member<P, C> {
+    /// Whether a pick may take it (B-1.4 step 3).
+    pub(crate) fn is_usable(&self, leave_out: &LeaveOut, now: u64) -> bool {
+        self.state.is_open(now)
+            && !self.state.is_full()
+            && (leave_out.is_empty() || !leave_out.contains(&self.key))
+    }
+}

@@ -1,0 +1,271 @@
+//! The retry loop as a truth table (B-4, B-5.1, B-8).
+
+use std::time::Duration;
+
+use peerage_balance::{Action, Backoff, Event, Generator, RetryPolicy, RetryState, Situation, StopReason};
+use proptest::prelude::*;
+
+const MS: u64 = 1_000_000;
+/// A random number that makes every pause half of its limit.
+const HALF: u64 = 1 << 63;
+
+const CALM: Situation = Situation { now: 0, deadline: None, other_peer: true, replayable: true, estimate: 0 };
+
+fn answered(status: u16) -> Event {
+    Event::Answered { status, retry_after: None, no_retry: false }
+}
+
+fn after(status: u16, seconds: u64) -> Event {
+    Event::Answered { status, retry_after: Some(Duration::from_secs(seconds)), no_retry: false }
+}
+
+const fn stop(reason: StopReason) -> Action {
+    Action::Return(reason)
+}
+
+const fn again(pause: u64, leave_out: bool, fresh: bool, needs_budget: bool) -> Action {
+    Action::Again { pause, leave_out, fresh, needs_budget }
+}
+
+/// What follows the first attempt of a call.
+fn first(idempotent: bool, event: Event, situation: Situation) -> Action {
+    let mut state = RetryState::new(&RetryPolicy::default(), idempotent, None);
+    assert_eq!(state.begin(), 1);
+    state.ended(event, &situation, HALF)
+}
+
+#[test]
+fn b_what_follows_a_first_attempt() {
+    use StopReason::{Final, NotRepeatable, RetryAfterTooLong};
+    let alone = Situation { other_peer: false, ..CALM };
+    let gone = Situation { replayable: false, ..CALM };
+    let half = 25 * MS / 2;
+    for (name, idempotent, event, situation, action) in [
+        ("not sent", true, Event::NotSent, CALM, again(0, true, false, false)),
+        ("not sent, POST", false, Event::NotSent, CALM, again(0, true, false, false)),
+        ("not sent, one peer", false, Event::NotSent, alone, again(half, true, false, false)),
+        ("not sent, body gone", true, Event::NotSent, gone, stop(NotRepeatable)),
+        ("stale", true, Event::Stale, CALM, again(0, true, false, false)),
+        ("stale, POST", false, Event::Stale, CALM, stop(NotRepeatable)),
+        ("stale, body gone", true, Event::Stale, gone, stop(NotRepeatable)),
+        ("ambiguous", true, Event::Ambiguous, CALM, again(half, true, false, true)),
+        ("ambiguous, POST", false, Event::Ambiguous, CALM, stop(NotRepeatable)),
+        ("ambiguous, body gone", true, Event::Ambiguous, gone, stop(NotRepeatable)),
+        ("200", true, answered(200), CALM, stop(Final)),
+        ("404", true, answered(404), CALM, stop(Final)),
+        ("302", true, after(302, 1), CALM, stop(Final)),
+        ("408", true, answered(408), CALM, again(half, false, true, true)),
+        ("408, POST", false, answered(408), CALM, stop(NotRepeatable)),
+        ("421, POST", false, answered(421), CALM, again(half, true, false, true)),
+        ("421, body gone", true, answered(421), gone, stop(NotRepeatable)),
+        ("425, POST", false, answered(425), CALM, again(half, true, false, true)),
+        ("429", true, answered(429), CALM, stop(Final)),
+        ("429 with a wait", true, after(429, 2), CALM, again(2_000 * MS, false, true, true)),
+        ("429 with the longest wait", true, after(429, 30), CALM, again(30_000 * MS, false, true, true)),
+        ("429 with too long a wait", true, after(429, 31), CALM, stop(RetryAfterTooLong)),
+        ("429 with a wait, POST", false, after(429, 2), CALM, stop(NotRepeatable)),
+        ("500", true, answered(500), CALM, stop(Final)),
+        ("501", true, answered(501), CALM, stop(Final)),
+        ("502", true, answered(502), CALM, again(half, true, false, true)),
+        ("502, POST", false, answered(502), CALM, stop(NotRepeatable)),
+        ("503", true, answered(503), CALM, again(half, true, false, true)),
+        ("503 with a wait", true, after(503, 5), CALM, again(0, true, false, true)),
+        ("503 with a wait, one peer", true, after(503, 5), alone, again(5_000 * MS, true, false, true)),
+        ("503 with too long a wait, one peer", true, after(503, 31), alone, stop(RetryAfterTooLong)),
+        ("503, POST", false, answered(503), CALM, stop(NotRepeatable)),
+        ("504", true, answered(504), CALM, again(half, true, false, true)),
+        ("505", true, answered(505), CALM, stop(Final)),
+        ("511", true, answered(511), CALM, stop(Final)),
+    ] {
+        assert_eq!(first(idempotent, event, situation), action, "{name}");
+    }
+}
+
+#[test]
+fn b_one_resend_by_default_and_five_sends_at_most() {
+    for sends in 1..=5 {
+        let policy = RetryPolicy::default().sends(sends).unwrap();
+        let mut state = RetryState::new(&policy, true, None);
+        for send in 1..=sends {
+            assert_eq!(state.begin(), u32::from(send), "the number that the request carries");
+            let action = state.ended(answered(503), &CALM, 0);
+            if send == sends {
+                assert_eq!(action, stop(StopReason::SendsUsedUp));
+            } else {
+                assert_eq!(action, again(0, true, false, true), "send {send} of {sends}");
+            }
+            assert_eq!(state.has_resent(), send > 1);
+        }
+    }
+    assert!(RetryPolicy::default().sends(0).is_err() && RetryPolicy::default().sends(6).is_err());
+}
+
+#[test]
+fn b_not_sent_failures_are_counted_apart() {
+    let mut state = RetryState::new(&RetryPolicy::default(), false, None);
+    for _ in 0..4 {
+        state.begin();
+        assert_eq!(state.ended(Event::NotSent, &CALM, HALF), again(0, true, false, false));
+    }
+    state.begin();
+    assert_eq!(state.ended(Event::NotSent, &CALM, HALF), stop(StopReason::NotSentUsedUp), "the fifth");
+    assert_eq!(state.attempts(), 5);
+    assert!(!state.has_resent(), "nothing was sent");
+
+    let mut state = RetryState::new(&RetryPolicy::default(), true, None);
+    assert_eq!(state.ended(Event::NotSent, &CALM, HALF), again(0, true, false, false));
+    assert_eq!(
+        state.ended(Event::Ambiguous, &CALM, 0),
+        again(0, true, false, true),
+        "the one resend is left"
+    );
+    assert_eq!(state.ended(Event::NotSent, &CALM, HALF), again(0, true, false, false));
+    assert_eq!(state.ended(Event::Ambiguous, &CALM, 0), stop(StopReason::SendsUsedUp));
+}
+
+#[test]
+fn b_stale_is_repeated_once() {
+    let policy = RetryPolicy::default().sends(5).unwrap();
+    let mut state = RetryState::new(&policy, true, None);
+    assert_eq!(state.ended(Event::Stale, &CALM, HALF), again(0, true, false, false));
+    assert_eq!(state.ended(Event::Stale, &CALM, HALF), stop(StopReason::SendsUsedUp));
+    let mut state = RetryState::new(&RetryPolicy::default(), true, None);
+    assert_eq!(state.ended(Event::Stale, &CALM, HALF), again(0, true, false, false));
+    assert_eq!(
+        state.ended(answered(503), &CALM, HALF),
+        stop(StopReason::SendsUsedUp),
+        "it was the call's resend"
+    );
+}
+
+#[test]
+fn b_421_is_sent_elsewhere_once() {
+    let policy = RetryPolicy::default().sends(5).unwrap();
+    let mut state = RetryState::new(&policy, false, None);
+    assert_eq!(state.ended(answered(421), &CALM, 0), again(0, true, false, true));
+    assert_eq!(state.ended(answered(425), &CALM, 0), stop(StopReason::SendsUsedUp));
+}
+
+#[test]
+fn b_500_is_repeated_only_by_choice() {
+    let policy = RetryPolicy::default().repeat_500(true);
+    let ended = |idempotent| RetryState::new(&policy, idempotent, None).ended(answered(500), &CALM, 0);
+    assert_eq!(ended(true), again(0, true, false, true));
+    assert_eq!(ended(false), stop(StopReason::NotRepeatable));
+}
+
+#[test]
+fn b_marks_keep_repeats_from_multiplying() {
+    let marked = |status| Event::Answered { status, retry_after: None, no_retry: true };
+    for status in [408, 421, 502, 503, 504] {
+        assert_eq!(first(true, marked(status), CALM), stop(StopReason::ToldNotTo), "{status}");
+    }
+    assert_eq!(first(true, marked(200), CALM), stop(StopReason::Final));
+
+    let mut serving = RetryState::new(&RetryPolicy::default(), true, Some(3));
+    assert_eq!(serving.begin(), 3, "the number is passed on");
+    assert_eq!(serving.ended(Event::NotSent, &CALM, HALF), again(0, true, false, false));
+    assert_eq!(serving.begin(), 3);
+    assert_eq!(serving.ended(Event::Stale, &CALM, HALF), again(0, true, false, false));
+    assert_eq!(serving.begin(), 3);
+    assert_eq!(serving.ended(answered(503), &CALM, HALF), stop(StopReason::ToldNotTo));
+    for first_attempt in [None, Some(0), Some(1)] {
+        let mut state = RetryState::new(&RetryPolicy::default(), true, first_attempt);
+        assert_eq!((state.begin(), state.begin()), (1, 2));
+    }
+}
+
+#[test]
+fn b_no_attempt_that_cannot_end_in_time() {
+    let left =
+        |left, estimate| Situation { deadline: Some(1_000 * MS + left), now: 1_000 * MS, estimate, ..CALM };
+    let pause = 25 * MS / 2;
+    let late = stop(StopReason::DeadlineTooClose);
+    assert_eq!(first(true, answered(503), left(pause + MS, 0)), again(pause, true, false, true));
+    assert_eq!(first(true, answered(503), left(pause + MS - 1, 0)), late, "less than 1 ms would be left");
+    assert_eq!(first(true, answered(503), left(pause + 9 * MS, 10 * MS)), late, "less than a peer needs");
+    assert_eq!(first(true, answered(503), left(pause + 10 * MS, 10 * MS)), again(pause, true, false, true));
+    assert_eq!(first(true, Event::NotSent, left(MS, 10 * MS)), again(0, true, false, false));
+    assert_eq!(first(true, Event::NotSent, left(MS - 1, 0)), late);
+    assert_eq!(first(true, after(429, 2), left(2_000 * MS, 0)), late, "the wait does not fit");
+    assert_eq!(first(true, answered(503), Situation { deadline: Some(0), now: 5, ..CALM }), late);
+    assert_eq!(
+        first(true, after(503, u64::MAX), Situation { other_peer: false, ..CALM }),
+        stop(StopReason::RetryAfterTooLong),
+        "an absurd number is no arithmetic"
+    );
+}
+
+#[test]
+fn b_backoff_grows_to_its_limit() {
+    let backoff = Backoff::default();
+    // HALF makes the random part one half, give or take 2^-54.
+    let halves: Vec<_> =
+        (1..=8).map(|i| (backoff.pause(i, HALF) as f64 / MS as f64 * 2.0).round() as u64).collect();
+    assert_eq!(halves, [25, 50, 100, 200, 400, 800, 1_000, 1_000]);
+    assert_eq!(backoff.pause(u32::MAX, u64::MAX), 1_000 * MS - 1);
+    assert_eq!(backoff.pause(1, 0), 0);
+    let ms = Duration::from_millis;
+    assert!(Backoff::new(ms(2), ms(1)).is_err() && Backoff::new(ms(1), Duration::MAX).is_err());
+    assert_eq!(Backoff::new(ms(0), ms(0)).unwrap().pause(3, HALF), 0);
+    assert!(RetryPolicy::default().per_try(Some(Duration::from_micros(999))).is_err());
+    assert!(RetryPolicy::default().not_sent(0).is_err() && RetryPolicy::default().not_sent(9).is_err());
+}
+
+#[test]
+fn b_pauses_are_spread_over_their_whole_range() {
+    let (backoff, random) = (Backoff::default(), Generator::seeded(1));
+    let mut tenths = [0_u32; 10];
+    for _ in 0..10_000 {
+        tenths[(backoff.pause(1, random.next_u64()) * 10 / (25 * MS)) as usize] += 1;
+    }
+    assert!(tenths.iter().all(|count| (850..1_150).contains(count)), "{tenths:?}");
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        Just(Event::NotSent),
+        Just(Event::Stale),
+        Just(Event::Ambiguous),
+        (100_u16..600, proptest::option::of(0_u64..60), any::<bool>()).prop_map(
+            |(status, wait, no_retry)| {
+                Event::Answered { status, retry_after: wait.map(Duration::from_secs), no_retry }
+            }
+        ),
+    ]
+}
+
+proptest! {
+    /// However attempts end, the loop is bounded, in time, and sends what must not be doubled once.
+    #[test]
+    fn b_every_loop_is_bounded(
+        events in proptest::collection::vec((events(), any::<bool>(), any::<u64>()), 40),
+        idempotent: bool,
+        sends in 1_u8..=5,
+        deadline in 0_u64..5_000,
+    ) {
+        let policy = RetryPolicy::default().sends(sends).unwrap();
+        let mut state = RetryState::new(&policy, idempotent, None);
+        let (mut now, mut sent, mut not_sent) = (0, 0, 0);
+        let deadline = deadline * MS;
+        for (event, other_peer, z) in events {
+            state.begin();
+            match event {
+                Event::NotSent => not_sent += 1,
+                _ => sent += 1,
+            }
+            let situation = Situation { now, deadline: Some(deadline), other_peer, replayable: true, estimate: 0 };
+            match state.ended(event, &situation, z) {
+                Action::Again { pause, .. } => {
+                    now += pause;
+                    prop_assert!(now + MS <= deadline, "an attempt begins with less than 1 ms left");
+                    let elsewhere = matches!(event, Event::Answered { status: 421 | 425, .. });
+                    prop_assert!(idempotent || elsewhere || event == Event::NotSent);
+                }
+                _ => break,
+            }
+        }
+        prop_assert!(sent <= u32::from(sends), "{sent} sends of {sends}");
+        prop_assert!(not_sent <= 5, "{not_sent}");
+    }
+}
