@@ -1,0 +1,1 @@
+//! Browse and advertise by multicast DNS.
