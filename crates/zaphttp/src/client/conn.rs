@@ -1,0 +1,202 @@
+//! One connection of a client: a request out, the first frame of its answer in.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::error::{BodyError, BoxError, SendError, SendErrorKind, Stage};
+use crate::framing::{FrameReader, ReadError};
+use crate::outbox::Outbox;
+use crate::timer::Timer;
+#[cfg(feature = "tls")]
+use crate::tls::{Generation, TlsError, TlsFailure};
+use crate::transport::{Connection, ConnectionInfo, Stream};
+use crate::wire::Limits;
+
+#[derive(Debug)]
+pub(super) struct Conn {
+    io: Stream,
+    reader: FrameReader,
+    pub(super) outbox: Outbox,
+    timer: Timer,
+    pub(super) info: ConnectionInfo,
+    /// Whether an exchange was completed on it before.
+    pub(super) reused: bool,
+    /// What it was secured with: it is used for nothing else (S-040).
+    #[cfg(feature = "tls")]
+    pub(super) generation: Option<Generation>,
+    _counted: Counted,
+}
+
+/// Counts the connections of a client while they are open.
+#[derive(Debug)]
+pub(super) struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
+        // Relaxed: a number for people and tests; nothing else depends on it.
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An exchange that gave no frame.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) kind: SendErrorKind,
+    pub(super) stage: Stage,
+    source: Option<BoxError>,
+}
+
+impl From<Failure> for SendError {
+    fn from(failure: Failure) -> Self {
+        let error = Self::new(failure.kind, failure.stage);
+        match failure.source {
+            Some(source) => error.because(source),
+            None => error,
+        }
+    }
+}
+
+/// How far an exchange has come.
+#[derive(Debug)]
+pub(super) enum Progress {
+    Writing,
+    Reading,
+    /// The write broke. What the peer had said before may still be readable, such as a refusal.
+    Broken(io::Error),
+}
+
+impl Conn {
+    pub(super) fn new(connection: Connection, limits: Limits, counted: Counted) -> Self {
+        Self {
+            io: connection.io,
+            reader: FrameReader::new(limits),
+            outbox: Outbox::default(),
+            timer: Timer::default(),
+            info: connection.info,
+            reused: false,
+            #[cfg(feature = "tls")]
+            generation: None,
+            _counted: counted,
+        }
+    }
+
+    /// Whether the connection may carry a request: it is open, and nothing lies on it that would be taken
+    /// for an answer (S-042, S-043).
+    pub(super) fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.reused { self.io.is_silent(cx) } else { self.io.starts_silent(cx) }
+    }
+
+    /// Whether the exchange left the connection as it was before: all written, nothing left over.
+    pub(super) fn is_clean(&self) -> bool {
+        self.outbox.is_empty() && self.reader.is_idle()
+    }
+
+    pub(super) fn set_deadline(&mut self, limit: Option<Duration>) {
+        self.timer.set(limit);
+    }
+
+    /// Writes the request in the outbox, reads the first frame of the answer.
+    pub(super) fn poll_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &mut Progress,
+    ) -> Poll<Result<Bytes, Failure>> {
+        if matches!(progress, Progress::Writing) {
+            match self.outbox.poll_flush(cx, &mut self.io) {
+                Poll::Ready(Ok(())) => *progress = Progress::Reading,
+                Poll::Ready(Err(error)) if self.outbox.taken() == 0 => {
+                    return Poll::Ready(Err(self.failed_io(error)));
+                }
+                Poll::Ready(Err(error)) => *progress = Progress::Broken(error),
+                Poll::Pending => {}
+            }
+        }
+        // An answer may come before all of the request is written, a refusal of its length, say; but not
+        // before any of it is (S-043).
+        let read = match progress {
+            Progress::Writing if self.outbox.taken() == 0 => Poll::Pending,
+            _ => self.reader.poll_next(cx, &mut self.io),
+        };
+        let kind = match (read, progress) {
+            (Poll::Ready(Ok(Some(frame))), _) => return Poll::Ready(Ok(frame)),
+            (Poll::Pending, _) => {
+                ready!(self.timer.poll(cx));
+                return Poll::Ready(Err(self.failed(SendErrorKind::Timeout)));
+            }
+            (Poll::Ready(Err(ReadError::Frame(error))), _) => SendErrorKind::Protocol(error),
+            (_, Progress::Broken(error)) => {
+                let error = std::mem::replace(error, io::ErrorKind::BrokenPipe.into());
+                return Poll::Ready(Err(self.failed_io(error)));
+            }
+            (Poll::Ready(Ok(None) | Err(ReadError::Truncated)), _) => SendErrorKind::Closed,
+            (Poll::Ready(Err(ReadError::Io(error))), _) => return Poll::Ready(Err(self.failed_io(error))),
+        };
+        Poll::Ready(Err(self.failed(kind)))
+    }
+
+    fn failed_io(&self, error: io::Error) -> Failure {
+        let mut failure = self.failed(SendErrorKind::Io);
+        #[cfg(feature = "tls")]
+        if let Some(tls) = TlsError::of(&error) {
+            match tls.failure() {
+                TlsFailure::Truncated | TlsFailure::Closed => failure.kind = SendErrorKind::Closed,
+                other => failure.kind = SendErrorKind::Tls(other),
+            }
+            if tls.is_refusal() && !self.reused {
+                failure.stage = Stage::NotSent;
+            }
+        }
+        failure.source = Some(error.into());
+        failure
+    }
+
+    fn failed(&self, kind: SendErrorKind) -> Failure {
+        let silent = self.reader.is_idle() && matches!(kind, SendErrorKind::Closed | SendErrorKind::Io);
+        let stage = if self.outbox.pending() > 0 {
+            // A server cannot act on a frame that it has only in part.
+            Stage::NotSent
+        } else if self.reused && silent {
+            Stage::Stale
+        } else {
+            Stage::Ambiguous
+        };
+        Failure { kind, stage, source: None }
+    }
+
+    /// Reads the next frame of a streamed answer.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BodyError>> {
+        Poll::Ready(match ready!(self.reader.poll_next(cx, &mut self.io)) {
+            Ok(Some(frame)) => Ok(frame),
+            Ok(None) | Err(ReadError::Truncated) => Err(BodyError::Cut),
+            Err(ReadError::Frame(error)) => Err(BodyError::Protocol(error)),
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(BodyError::Cut),
+            Err(ReadError::Io(error)) => Err(BodyError::Io(error)),
+        })
+    }
+
+    /// The next frame, if it is here already and is one.
+    pub(super) fn take_frame(&mut self) -> Option<Bytes> {
+        self.reader.take().ok().flatten()
+    }
+
+    /// The bytes of a frame that has not arrived whole.
+    pub(super) fn partial(&self) -> usize {
+        self.reader.buffered()
+    }
+
+    pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.timer.poll(cx)
+    }
+}

@@ -1,0 +1,278 @@
+//! The client: a request in, an answer out, connections kept for the next one.
+
+mod builder;
+mod conn;
+mod dial;
+mod outgoing;
+mod pool;
+mod stream;
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use tokio::time::timeout;
+use tracing::debug;
+
+pub use self::builder::ClientBuilder;
+pub(crate) use self::stream::ResponseStream;
+
+use self::conn::{Conn, Counted, Failure, Progress};
+use self::dial::Dialer;
+use self::outgoing::Outgoing;
+use self::pool::{Pool, PoolClosed};
+use crate::Body;
+use crate::error::{BoxError, ConnectError, SendError, SendErrorKind, Stage};
+use crate::transport::Target;
+use crate::wire::{self, Answer, Limits};
+
+/// A client of one peer.
+///
+/// It keeps idle connections and reuses the one that was used last. Requests at the same time use
+/// connections of their own; no task and no queue stands between a call and its socket. Clones share
+/// everything; when the last one is gone the idle connections are closed.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use http::Request;
+/// use peerage_zaphttp::{Body, Client, Target};
+///
+/// let client = Client::builder("127.0.0.1:9".parse::<Target>()?).build();
+/// let error = client.send(Request::get("/").body(Body::empty())?).await.unwrap_err();
+/// assert!(error.is_connect());
+/// assert!(error.into_request().is_some(), "nothing was sent, so the request comes back");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    dialer: Dialer,
+    settings: Settings,
+    pool: Pool,
+    open: Arc<AtomicUsize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    connect_timeout: Option<Duration>,
+    response_timeout: Option<Duration>,
+    stream_idle_timeout: Option<Duration>,
+    max_idle: usize,
+    limits: Limits,
+}
+
+impl Client {
+    /// A client of the peer at `target`, to be configured.
+    pub fn builder(target: impl Into<Target>) -> ClientBuilder {
+        ClientBuilder::new(target.into())
+    }
+
+    fn new(dialer: Dialer, settings: Settings) -> Self {
+        let pool = Pool::new(settings.max_idle);
+        Self { shared: Arc::new(Shared { dialer, settings, pool, open: Arc::default() }) }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// The body is read to its end before anything is written: a request is one frame. A request that a
+    /// reused connection did not survive is sent once more on a new one, if its method is idempotent or
+    /// the server cannot have seen it whole (zaphttp §4).
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; its stage says whether the server may have acted.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection that the request was on and nothing else. Whether the
+    /// server acts on the request is then unknown.
+    pub async fn send<B>(&self, request: Request<B>) -> Result<Response<Body>, SendError>
+    where
+        B: http_body::Body,
+        B::Error: Into<BoxError>,
+    {
+        let shared = &self.shared;
+        let limits = &shared.settings.limits;
+        let outgoing = Outgoing::collect(request, limits).await?;
+        let mut earlier = None;
+        let error = loop {
+            let conn = match earlier {
+                None => shared.connection().await,
+                Some(_) => shared.dial().await,
+            };
+            let mut conn = match conn {
+                Ok(conn) => conn,
+                Err(error) => break error,
+            };
+            if let Err(error) = outgoing.put(&mut conn.outbox, limits) {
+                shared.give_back(conn);
+                break SendError::new(outgoing.refused(error), Stage::NotSent);
+            }
+            conn.set_deadline(shared.settings.response_timeout);
+            let mut progress = Progress::Writing;
+            match poll_fn(|cx| conn.poll_exchange(cx, &mut progress)).await {
+                Ok(frame) => return shared.answer(conn, frame, &outgoing.head.method),
+                Err(failure) if earlier.is_none() && may_resend(&conn, &failure, &outgoing.head.method) => {
+                    debug!(kind = ?failure.kind, "reused connection was gone, sending again");
+                    earlier = Some(failure.stage);
+                }
+                Err(failure) => break failure.into(),
+            }
+        };
+        let error = error.at_least(earlier.unwrap_or(Stage::NotSent));
+        Err(if error.stage() == Stage::NotSent { error.giving_back(outgoing.into_request()) } else { error })
+    }
+
+    /// Closes the idle connections. Requests that are running finish; later ones fail with
+    /// [`SendErrorKind::Shutdown`]. Doing it twice does nothing more.
+    pub fn close(&self) {
+        self.shared.pool.close();
+    }
+
+    /// How many connections wait for a request.
+    pub fn idle_count(&self) -> usize {
+        self.shared.pool.idle_count()
+    }
+
+    /// How many connections are open, idle or not.
+    pub fn connection_count(&self) -> usize {
+        self.shared.open.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    /// The idle connection that was used last and is still silent, or a new one.
+    async fn connection(&self) -> Result<Box<Conn>, SendError> {
+        loop {
+            match self.pool.take() {
+                Ok(Some(mut conn)) => {
+                    #[cfg(feature = "tls")]
+                    if conn.generation != self.dialer.generation() {
+                        continue;
+                    }
+                    if poll_fn(|cx| Poll::Ready(conn.is_silent(cx))).await {
+                        return Ok(conn);
+                    }
+                }
+                Ok(None) => return self.dial().await,
+                Err(PoolClosed) => return Err(SendError::new(SendErrorKind::Shutdown, Stage::NotSent)),
+            }
+        }
+    }
+
+    async fn dial(&self) -> Result<Box<Conn>, SendError> {
+        // Read before the handshake: files that change meanwhile make it the older one.
+        #[cfg(feature = "tls")]
+        let generation = self.dialer.generation();
+        let dialing = self.dialer.dial();
+        let connection = match self.settings.connect_timeout {
+            None => dialing.await,
+            Some(limit) => match timeout(limit, dialing).await {
+                Ok(connection) => connection,
+                Err(_) => return Err(SendError::new(SendErrorKind::Timeout, Stage::NotSent)),
+            },
+        };
+        let connection = connection.map_err(cannot_connect)?;
+        let mut conn = Box::new(Conn::new(connection, self.settings.limits, Counted::new(&self.open)));
+        #[cfg(feature = "tls")]
+        {
+            conn.generation = generation;
+        }
+        if poll_fn(|cx| Poll::Ready(conn.is_silent(cx))).await {
+            Ok(conn)
+        } else {
+            Err(SendError::new(SendErrorKind::Closed, Stage::NotSent))
+        }
+    }
+
+    fn answer(
+        self: &Arc<Self>,
+        conn: Box<Conn>,
+        frame: Bytes,
+        method: &Method,
+    ) -> Result<Response<Body>, SendError> {
+        let answer = wire::read_response(frame, &self.settings.limits, method)
+            .map_err(|error| SendError::new(SendErrorKind::Protocol(error), Stage::Ambiguous))?;
+        let info = conn.info.clone();
+        let mut response = match answer {
+            Answer::Whole(response, trailers) => {
+                self.give_back(conn);
+                response.map(|data| Body::whole(data, trailers))
+            }
+            Answer::Head(head) => {
+                let bodiless = method == Method::HEAD
+                    || matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+                let stream = ResponseStream::new(conn, self.clone(), bodiless);
+                head.map(|()| Body::arriving(Box::new(stream)))
+            }
+        };
+        response.extensions_mut().insert(info);
+        Ok(response)
+    }
+
+    /// Takes a connection back whose exchange is over; one with anything left on it is closed.
+    fn give_back(&self, mut conn: Box<Conn>) {
+        if conn.is_clean() {
+            conn.reused = true;
+            self.pool.put(conn);
+        }
+    }
+}
+
+/// Whether a request that failed on a reused connection goes out again on a new one (zaphttp §4).
+fn may_resend(conn: &Conn, failure: &Failure, method: &Method) -> bool {
+    conn.reused
+        && match failure.stage {
+            Stage::NotSent => failure.kind != SendErrorKind::Timeout,
+            Stage::Stale => is_idempotent(method),
+            Stage::Ambiguous => false,
+        }
+}
+
+/// RFC 9110 §9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}
+
+fn cannot_connect(error: ConnectError) -> SendError {
+    let kind = match &error {
+        #[cfg(feature = "tls")]
+        ConnectError::Tls(error) => SendErrorKind::Tls(error.failure()),
+        _ => SendErrorKind::Connect,
+    };
+    SendError::new(kind, Stage::NotSent).because(error)
+}
+
+/// Always ready: a client that is short of connections opens one.
+impl<B> tower_service::Service<Request<B>> for Client
+where
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = SendError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, SendError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let client = self.clone();
+        Box::pin(async move { client.send(request).await })
+    }
+}

@@ -1,0 +1,127 @@
+//! What a connection still has to write.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+
+/// Bodies up to this are copied behind their head: cheaper than telling the kernel about two pieces.
+pub(crate) const COPY_BODY: usize = 2 << 10;
+
+/// A buffer that grew over this is given back once it is empty.
+const KEEP: usize = 4 << 10;
+
+/// The most pieces in one vectored write.
+const MAX_SLICES: usize = 32;
+
+/// The sending half of a connection's framing: frames in order, as few writes as the socket allows.
+///
+/// Invariant: what is to be written is `queue` in order, then `buf` from `written` on; `written` is zero
+/// while `queue` holds anything.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    /// Frames are encoded here, at the end.
+    pub(crate) buf: BytesMut,
+    written: usize,
+    /// Earlier pieces: bodies too large to copy, and what stood in `buf` before them.
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    taken: usize,
+    /// Whether the stream may still hold back what it took: TLS does.
+    unflushed: bool,
+}
+
+impl Outbox {
+    /// Whether everything has left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending() == 0 && !self.unflushed
+    }
+
+    /// The bytes that the stream has not taken yet.
+    pub(crate) fn pending(&self) -> usize {
+        self.queued + self.buf.len() - self.written
+    }
+
+    /// How much the stream has accepted since everything was last written.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// Puts `pieces` in front of `buf[offset..]`, without copying them.
+    pub(crate) fn splice(&mut self, offset: usize, pieces: impl IntoIterator<Item = Bytes>) {
+        let mut tail = self.buf.split_off(offset);
+        if offset > KEEP {
+            tail = BytesMut::from(&tail[..]);
+        }
+        self.buf.advance(self.written);
+        self.written = 0;
+        let head = std::mem::replace(&mut self.buf, tail).freeze();
+        for piece in std::iter::once(head).chain(pieces).filter(|piece| !piece.is_empty()) {
+            self.queued += piece.len();
+            self.queue.push_back(piece);
+        }
+    }
+
+    /// Writes everything and flushes.
+    pub(crate) fn poll_flush<S>(&mut self, cx: &mut Context<'_>, io: &mut S) -> Poll<io::Result<()>>
+    where
+        S: AsyncWrite + Unpin,
+    {
+        while self.pending() > 0 {
+            let sent = if self.queue.is_empty() {
+                let rest = self.buf.get(self.written..).unwrap_or_default();
+                ready!(Pin::new(&mut *io).poll_write(cx, rest))?
+            } else {
+                ready!(self.poll_write_pieces(cx, io))?
+            };
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(sent);
+        }
+        self.written = 0;
+        self.buf.clear();
+        if self.buf.capacity() > KEEP {
+            self.buf = BytesMut::new();
+        }
+        ready!(Pin::new(io).poll_flush(cx))?;
+        self.unflushed = false;
+        self.taken = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_pieces<S>(&self, cx: &mut Context<'_>, io: &mut S) -> Poll<io::Result<usize>>
+    where
+        S: AsyncWrite + Unpin,
+    {
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let pieces = self.queue.iter().map(|piece| &piece[..]).chain([&self.buf[..]]);
+        let mut count = 0;
+        for (slice, piece) in slices.iter_mut().zip(pieces) {
+            *slice = IoSlice::new(piece);
+            count += usize::from(!piece.is_empty());
+        }
+        // Only the last piece can be empty: `splice` queues none that is.
+        let slices = slices.get(..count).unwrap_or_default();
+        Pin::new(io).poll_write_vectored(cx, slices)
+    }
+
+    fn advance(&mut self, mut sent: usize) {
+        self.taken += sent;
+        self.unflushed = true;
+        while let Some(piece) = self.queue.front_mut() {
+            let step = sent.min(piece.len());
+            piece.advance(step);
+            self.queued -= step;
+            sent -= step;
+            if !piece.is_empty() {
+                return;
+            }
+            self.queue.pop_front();
+        }
+        self.written += sent;
+    }
+}

@@ -1,0 +1,258 @@
+//! The server: connections in, requests to a service, answers out.
+
+mod builder;
+mod conn;
+mod control;
+mod listener;
+mod respond;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::{Request, Response};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+use tower_service::Service;
+use tracing::warn;
+
+pub use self::builder::ServerBuilder;
+pub use self::listener::{Listener, MemoryConnector};
+
+use self::control::Control;
+use crate::Body;
+use crate::error::BoxError;
+#[cfg(feature = "tls")]
+use crate::tls::ServerTls;
+use crate::transport::Connection;
+use crate::wire::Limits;
+
+#[derive(Clone, Debug)]
+struct Settings {
+    limits: Limits,
+    header_timeout: Option<Duration>,
+    idle_timeout: Option<Duration>,
+    write_timeout: Option<Duration>,
+    max_inline_body: usize,
+    max_connections: usize,
+    #[cfg(feature = "tls")]
+    tls: Option<ServerTls>,
+}
+
+/// Serves any [`tower` service](Service) of HTTP requests, an `axum::Router` for one.
+///
+/// Each connection is a task that reads a request, awaits its handler, writes the answer. A handler runs to
+/// its end even if its caller goes away, unless the server is cut off; a response body that is still
+/// being streamed is dropped then.
+#[derive(Clone, Debug)]
+pub struct Server {
+    settings: Arc<Settings>,
+}
+
+impl Server {
+    /// A server, to be configured.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::new()
+    }
+
+    fn new(settings: Settings) -> Self {
+        Self { settings: Arc::new(settings) }
+    }
+
+    /// Starts serving, in tasks that belong to the handle.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn serve<S, B>(&self, listener: Listener, service: S) -> ServerHandle
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let control = Arc::new(Control::default());
+        let local_addr = listener.local_addr();
+        let (alive, stopped) = watch::channel(());
+        let accepting = Accepting { settings: self.settings.clone(), control: control.clone(), listener };
+        let task = tokio::spawn(async move {
+            accepting.run(service).await;
+            drop(alive);
+        });
+        ServerHandle { local_addr, control, stopped, task: task.abort_handle() }
+    }
+
+    /// Serves one connection, until it closes. What the future is dropped with is cut off.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection and drops the handler that runs on it.
+    pub async fn serve_connection<S, B>(&self, connection: Connection, service: S)
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        conn::run(connection, self.settings.clone(), Arc::default(), service).await;
+    }
+}
+
+/// A server that runs. Dropping it cuts everything off; [`shutdown`](Self::shutdown) is the polite way.
+#[derive(Debug)]
+#[must_use = "dropping the handle stops the server"]
+pub struct ServerHandle {
+    local_addr: Option<SocketAddr>,
+    control: Arc<Control>,
+    stopped: watch::Receiver<()>,
+    task: AbortHandle,
+}
+
+/// How a shutdown ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Connections that were still busy at the deadline and were cut off.
+    pub cut: usize,
+}
+
+/// After the deadline tasks are dropped at their next await; one that never awaits is not waited for.
+const AFTER_CUT: Duration = Duration::from_secs(1);
+
+impl ServerHandle {
+    /// The TCP address served, with the port that was taken. `None` for other listeners.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.local_addr
+    }
+
+    /// How many connections are open.
+    pub fn connection_count(&self) -> usize {
+        self.control.connections().load(Ordering::Relaxed)
+    }
+
+    /// Stops accepting, closes idle connections, lets requests in flight finish for at most `limit`, cuts
+    /// off what is left. Doing it twice waits twice.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the server draining, without a deadline.
+    pub async fn shutdown(&self, limit: Duration) -> Drained {
+        self.control.drain();
+        if timeout(limit, self.stopped()).await.is_ok() {
+            return Drained { cut: 0 };
+        }
+        let cut = self.connection_count();
+        self.abort();
+        if timeout(AFTER_CUT, self.stopped()).await.is_err() {
+            warn!(connections = self.connection_count(), "handlers that never wait outlive the shutdown");
+        }
+        Drained { cut }
+    }
+
+    /// Cuts everything off, now.
+    pub fn abort(&self) {
+        self.control.cut();
+    }
+
+    /// Waits until nothing of the server runs any more, because of a shutdown or because its listener
+    /// is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn stopped(&self) {
+        // Nothing is ever sent: the only event is that the sender is gone.
+        let _ = self.stopped.clone().changed().await;
+    }
+}
+
+impl Drop for ServerHandle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The accept loop. It owns the connections: they end with it.
+#[derive(Debug)]
+struct Accepting {
+    settings: Arc<Settings>,
+    control: Arc<Control>,
+    listener: Listener,
+}
+
+impl Accepting {
+    async fn run<S, B>(mut self, service: S)
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let mut connections = JoinSet::new();
+        let mut backoff = Backoff::default();
+        loop {
+            let may_accept = connections.len() < self.settings.max_connections;
+            let accept = async {
+                backoff.pause().await;
+                self.listener.accept().await
+            };
+            let accepted = tokio::select! {
+                () = self.control.until(Control::is_draining) => break,
+                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+                accepted = accept, if may_accept => accepted,
+            };
+            match accepted {
+                None => break,
+                Some(Ok(accepted)) => {
+                    backoff = Backoff::default();
+                    let Ok(connection) = accepted.prepare() else { continue };
+                    let (settings, control) = (self.settings.clone(), self.control.clone());
+                    connections.spawn(conn::run(connection, settings, control, service.clone()));
+                }
+                Some(Err(error)) => {
+                    if backoff.until.is_none() {
+                        warn!(%error, "cannot accept connections, trying on");
+                    }
+                    backoff.longer();
+                }
+            }
+        }
+        drop(self.listener);
+        loop {
+            tokio::select! {
+                () = self.control.until(Control::is_cut) => break,
+                ended = connections.join_next() => if ended.is_none() { break },
+            }
+        }
+        connections.shutdown().await;
+    }
+}
+
+/// How long to wait after accepting has failed, as it does where descriptors run out: 5 ms, then twice as
+/// long each time, up to 1 s (S-046).
+#[derive(Debug, Default)]
+struct Backoff {
+    until: Option<Instant>,
+    pause: Duration,
+}
+
+impl Backoff {
+    fn longer(&mut self) {
+        self.pause = (self.pause * 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
+        self.until = Some(Instant::now() + self.pause);
+    }
+
+    async fn pause(&self) {
+        if let Some(until) = self.until {
+            sleep_until(until).await;
+        }
+    }
+}
