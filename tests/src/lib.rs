@@ -1,1 +1,34 @@
 //! The kit: scripted peers, faults, certificates and namespaces for the tests of every crate.
+//!
+//! It stands below all crates of this workspace, so each can use it, and knows none of them: what it
+//! plays are peers made of raw bytes.
+//!
+//! # Map
+//! - who answers: [`ScriptedServer`] (bytes in, bytes out), [`FaultProxy`] (a real server, with faults in
+//!   between), [`BlackHole`] and [`Refuser`] (nobody at all)
+//! - what is shown: [`TestCa`], [`TestIdentity`]
+//! - what happened: [`Facts`] (recorded, with a wait that needs no sleep), [`LogCapture`]
+//! - what must not happen: [`Canary`] (secrets in texts), [`Leaks`], [`Watchdog`] (hangs), [`alloc`]
+//! - where: [`alone`] (a test in a process of its own)
+
+pub mod alloc;
+pub mod alone;
+mod ca;
+mod canary;
+mod facts;
+mod leaks;
+mod logs;
+mod plan;
+mod proxy;
+mod script;
+mod watchdog;
+
+pub use ca::{LeafBuilder, TestCa, TestIdentity, Usage, pem_of_certificates};
+pub use canary::Canary;
+pub use facts::Facts;
+pub use leaks::Leaks;
+pub use logs::LogCapture;
+pub use plan::{Cut, Direction, Pace, Plan, Pump, cut_points};
+pub use proxy::{BlackHole, FaultProxy, ProxyEvent, Refuser};
+pub use script::{ScriptedServer, ServerConn, ServerEvent};
+pub use watchdog::Watchdog;
