@@ -24,6 +24,11 @@ mod table;
 #[cfg(feature = "mdns")]
 pub mod mdns;
 
+#[cfg(feature = "mdns")]
+pub use self::mdns::{
+    Advertisement, AdvertisementState, Interfaces, MdnsDiscovery, OnConflict, Registration, Resync,
+    advertise, browse_types, shutdown,
+};
 pub use self::{
     addresses::{
         AddressPolicy, Former, Heard, Link, OnLink, Prefer, Refusal, STICKY, Selection, SourceClass, links,
