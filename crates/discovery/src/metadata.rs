@@ -147,6 +147,16 @@ impl Metadata {
         }
         Ok(())
     }
+
+    /// These pairs, and those of `other` whose keys are missing, as far as the limit allows.
+    #[must_use]
+    pub(crate) fn filled_from(&self, other: &Self) -> Self {
+        let missing: Vec<_> = other.0.iter().filter(|pair| !self.flag(&pair.key)).collect();
+        if missing.is_empty() {
+            return self.clone();
+        }
+        Self(self.0.iter().chain(missing).take(MAX_PAIRS).cloned().collect())
+    }
 }
 
 /// Prints the pairs as they would stand in a list: `zone=z1, canary`; escaped.
@@ -385,5 +395,14 @@ mod tests {
         for key in ["path", "role", "dots", "empty", "longer", "missing"] {
             assert_eq!(metadata.token(key), None, "{key}");
         }
+    }
+
+    #[test]
+    fn missing_keys_are_filled_in() {
+        let best = Metadata::new([("a", "1"), ("b", "2")]).unwrap();
+        let rest = Metadata::new([("B", "3"), ("c", "4")]).unwrap();
+        let expected = Metadata::new([("a", "1"), ("b", "2"), ("c", "4")]).unwrap();
+        assert_eq!(best.filled_from(&rest), expected);
+        assert_eq!(best.filled_from(&best), best);
     }
 }

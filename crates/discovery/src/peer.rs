@@ -184,6 +184,17 @@ impl Peer {
         }))
     }
 
+    /// This peer as the first of `others`, the same peer in other sources: evidence of any is evidence of
+    /// the merged one.
+    #[must_use]
+    pub(crate) fn with_evidence_of_all<'a>(&self, others: impl IntoIterator<Item = &'a Self>) -> Self {
+        let more = others
+            .into_iter()
+            .flat_map(|other| [&other.0.evidence].into_iter().chain(other.0.more_evidence.iter()).cloned());
+        let more_evidence = self.0.more_evidence.iter().cloned().chain(more).collect();
+        Self(Arc::new(Inner { more_evidence, ..(*self.0).clone() }))
+    }
+
     /// Whether `self` and `other` would be equal if their states were.
     pub(crate) fn differs_in_state_only(&self, other: &Self) -> bool {
         self.is_same_peer(other)
@@ -336,7 +347,6 @@ impl PeerBuilder {
         if let Some(error) = self.error {
             return Err(error);
         }
-        check_node_id(&self.inner.node_id)?;
         let mut endpoints: Vec<Endpoint> = Vec::with_capacity(self.endpoints.len().min(MAX_ENDPOINTS));
         for endpoint in self.endpoints {
             if endpoint.port() == 0 {
@@ -349,6 +359,7 @@ impl PeerBuilder {
         if endpoints.is_empty() {
             return Err(DiscoveryError::NoUsableAddress { why: "there is none".to_owned() });
         }
+        check_node_id(&self.inner.node_id)?;
         let peer = Peer(Arc::new(Inner { endpoints: endpoints.into(), ..self.inner }));
         peer.heard(self.seen.unwrap_or_else(Instant::now));
         Ok(peer)
@@ -519,6 +530,14 @@ mod tests {
         first.heard(now + Duration::from_secs(1));
         assert_eq!(first.last_seen(), now + Duration::from_secs(2));
         assert_eq!(first.last_alive(), Some(now + Duration::from_secs(2)));
+
+        let elsewhere = peer("a").seen(now + Duration::from_secs(9)).build().unwrap();
+        let merged = first.with_evidence_of_all([&elsewhere]);
+        assert_eq!(merged.last_seen(), now + Duration::from_secs(9));
+        elsewhere.answered(now + Duration::from_secs(10));
+        assert_eq!(merged.last_alive(), Some(now + Duration::from_secs(10)));
+        merged.heard(now + Duration::from_secs(11));
+        assert_eq!(first.last_seen(), now + Duration::from_secs(11));
     }
 
     #[test]

@@ -33,20 +33,13 @@ pub struct Table {
     peers: BTreeMap<Arc<str>, Peer>,
     /// What happened since the last version to those that may differ from it.
     /// Invariant: holds every node id under which `peers` and `published` differ.
-    touched: BTreeMap<Arc<str>, Fate>,
+    /// The value is why it left last; one that left as `Replaced` is somebody else when it is there again.
+    touched: BTreeMap<Arc<str>, Option<LeaveReason>>,
     conflicts: Vec<Change>,
     status: Status,
     /// When the window of the next version opened.
     opened: Option<Instant>,
     published: Snapshot,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Fate {
-    /// Why it left last.
-    reason: Option<LeaveReason>,
-    /// Whether who has the id now is somebody else.
-    replaced: bool,
 }
 
 /// What became of a peer that was put into a [`Table`].
@@ -124,30 +117,56 @@ impl Table {
         }
     }
 
-    /// Lets `peer` take the place of another instance with its node id, which leaves with `Replaced`.
-    pub fn replace(&mut self, peer: Peer, now: Instant) -> Put {
-        if self.remove(peer.node_id(), LeaveReason::Replaced, now).is_some() {
-            self.touch(peer.shared_node_id(), now).replaced = true;
+    /// As [`put`](Self::put), for a peer that brings all its evidence along.
+    pub(crate) fn put_merged(&mut self, peer: Peer, now: Instant) -> Put {
+        match self.peers.get_mut(peer.node_id()) {
+            Some(known) if *known == peer => {
+                *known = peer;
+                Put::Unchanged
+            }
+            Some(_) => {
+                self.insert(peer, now);
+                Put::Updated
+            }
+            None => self.join(peer, now),
         }
+    }
+
+    /// Lets `peer` take the place of another instance with its node id, which leaves with `Replaced`. The
+    /// same as to [`remove`](Self::remove) the other for that reason and to [`put`](Self::put) this one.
+    pub fn replace(&mut self, peer: Peer, now: Instant) -> Put {
+        self.remove(peer.node_id(), LeaveReason::Replaced, now);
         self.join(peer, now)
     }
 
     /// Removes a peer and returns it as it was.
     pub fn remove(&mut self, node_id: &str, reason: LeaveReason, now: Instant) -> Option<Peer> {
         let (node_id, peer) = self.peers.remove_entry(node_id)?;
-        self.touch(node_id, now).reason = Some(reason);
+        *self.touch(node_id, now) = Some(reason);
         Some(peer)
     }
 
     /// Makes `list` the whole list; whoever is not in it leaves for `reason`. Returns how many did not
     /// fit.
     pub fn set(&mut self, list: Vec<Peer>, reason: LeaveReason, now: Instant) -> usize {
+        self.keep_only(&list, reason, now);
+        list.into_iter().map(|peer| self.put(peer, now)).filter(|&put| put == Put::Full).count()
+    }
+
+    /// As [`set`](Self::set), for peers that bring all their evidence along.
+    pub(crate) fn set_merged(&mut self, list: Vec<Peer>, reason: LeaveReason, now: Instant) {
+        self.keep_only(&list, reason, now);
+        for peer in list {
+            self.put_merged(peer, now);
+        }
+    }
+
+    fn keep_only(&mut self, list: &[Peer], reason: LeaveReason, now: Instant) {
         let listed: HashSet<&str> = list.iter().map(Peer::node_id).collect();
         let missing: Vec<_> = self.peers.keys().filter(|id| !listed.contains(&***id)).cloned().collect();
         for node_id in missing {
             self.remove(&node_id, reason, now);
         }
-        list.into_iter().filter(|peer| self.put(peer.clone(), now) == Put::Full).count()
     }
 
     /// Puts a peer in doubt, or changes the reason of the doubt. `false` if nothing changed.
@@ -243,7 +262,7 @@ impl Table {
         self.peers.insert(node_id, peer);
     }
 
-    fn touch(&mut self, node_id: Arc<str>, now: Instant) -> &mut Fate {
+    fn touch(&mut self, node_id: Arc<str>, now: Instant) -> &mut Option<LeaveReason> {
         self.opened.get_or_insert(now);
         self.touched.entry(node_id).or_default()
     }
@@ -253,14 +272,13 @@ impl Table {
         let mut left = Vec::new();
         let mut joined = Vec::new();
         let mut rest = Vec::new();
-        for (node_id, fate) in std::mem::take(&mut self.touched) {
+        for (node_id, reason) in std::mem::take(&mut self.touched) {
             let (old, new) = (self.published.get(&node_id), self.peers.get(&node_id));
-            let reason = fate.reason.unwrap_or(LeaveReason::Removed);
             match (old, new) {
                 (None, None) => {}
-                (Some(old), None) => left.push((old.clone(), reason)),
+                (Some(old), None) => left.push((old.clone(), reason.unwrap_or(LeaveReason::Removed))),
                 (None, Some(new)) => joined.push(new.clone()),
-                (Some(old), Some(new)) if fate.replaced => {
+                (Some(old), Some(new)) if reason == Some(LeaveReason::Replaced) => {
                     left.push((old.clone(), LeaveReason::Replaced));
                     joined.push(new.clone());
                 }
