@@ -113,8 +113,8 @@ struct TypeBrowse {
 }
 
 /// One table for all readers with the same options.
-struct Shared {
-    machine: Machine,
+pub(super) struct Shared {
+    pub(super) machine: Machine,
     options: Options,
     readers: Vec<(WatchId, Publisher)>,
     began: bool,
@@ -146,24 +146,14 @@ impl Browsers {
             Some(at) => at,
             None => {
                 let own = responders.own(key.port, &service.without_subtype());
-                browse.tables.push(Shared {
-                    machine: Machine::new(
-                        service.without_subtype(),
-                        options.clone(),
-                        interfaces,
-                        own,
-                        seed(now),
-                    ),
-                    options,
-                    readers: Vec::new(),
-                    began: false,
-                });
+                let machine =
+                    Machine::new(service.without_subtype(), options.clone(), interfaces, own, seed(now));
+                browse.tables.push(Shared::new(machine, options));
                 browse.tables.len() - 1
             }
         };
         if let Some(shared) = browse.tables.get_mut(shared) {
-            shared.welcome(&publisher, now);
-            shared.readers.push((id, publisher.clone()));
+            shared.join(id, &publisher, now);
         }
         self.unpublished.push(publisher);
         if is_new {
@@ -768,9 +758,9 @@ impl TypeBrowse {
 
 /// What tables want of the daemon after an event.
 #[derive(Default)]
-struct Wishes {
-    verify: Vec<String>,
-    fresh: Vec<FreshBrowse>,
+pub(super) struct Wishes {
+    pub(super) verify: Vec<String>,
+    pub(super) fresh: Vec<FreshBrowse>,
 }
 
 impl Wishes {
@@ -781,8 +771,18 @@ impl Wishes {
 }
 
 impl Shared {
+    pub(super) fn new(machine: Machine, options: Options) -> Self {
+        Self { machine, options, readers: Vec::new(), began: false }
+    }
+
+    /// Adds a reader and tells it what is known already.
+    pub(super) fn join(&mut self, id: WatchId, publisher: &Publisher, now: Instant) {
+        self.welcome(publisher, now);
+        self.readers.push((id, publisher.clone()));
+    }
+
     /// Feeds the machine and applies what follows to every reader's table.
-    fn input(&mut self, input: Input, now: Instant, unpublished: &mut Vec<Publisher>) -> Wishes {
+    pub(super) fn input(&mut self, input: Input, now: Instant, unpublished: &mut Vec<Publisher>) -> Wishes {
         let mut outputs = Vec::new();
         self.machine.input(input, now, &mut outputs);
         let mut wishes = Wishes::default();
@@ -806,7 +806,6 @@ impl Shared {
         wishes
     }
 
-    /// Tells a new reader what is known already.
     fn welcome(&self, publisher: &Publisher, now: Instant) {
         let Some((_, other)) = self.readers.first() else { return };
         let mut known = Vec::new();

@@ -19,6 +19,8 @@ mod interfaces;
 mod label;
 mod machine;
 mod responders;
+#[cfg(test)]
+mod tests;
 mod txt;
 
 use std::collections::{BTreeMap, BTreeSet};

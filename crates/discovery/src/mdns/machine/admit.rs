@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::label::label_of;
-use super::entry::{Entry, Fate, Place, Record};
+use super::entry::{Doubt, Entry, Fate, Place, Record};
 use super::{Machine, Node, OWN_CONFLICT_EVERY, Output, key_of};
 use crate::{
     AddressPolicy, Claim, Endpoint, Former, FreshBrowse, Ignored, LeaveReason, Metadata, Peer, Refusal,
@@ -200,6 +200,10 @@ impl Machine {
 
     /// Works the endpoints and the published peer of a listed entry out again.
     pub(super) fn refresh_peer(&mut self, key: &Arc<str>, now: Instant, out: &mut Vec<Output>) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        entry.recheck = None;
         let Some(entry) = self.entries.get(key) else {
             return;
         };
@@ -258,6 +262,10 @@ impl Machine {
     /// Without a usable address: a listed peer gets a second, anybody else goes.
     fn homeless(&mut self, key: &Arc<str>, now: Instant, out: &mut Vec<Output>) {
         match self.entries.get_mut(key) {
+            // One whose interface is gone waits for that.
+            Some(Entry {
+                place: Place::Listed, doubt: Some(Doubt { fate: Fate::Lost { .. }, .. }), ..
+            }) => {}
             Some(entry) if entry.place == Place::Listed => {
                 entry.homeless_until.get_or_insert(now + HOMELESS_GRACE);
             }

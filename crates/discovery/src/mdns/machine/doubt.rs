@@ -143,6 +143,12 @@ impl Machine {
         if self.freeze.is_on(now) {
             return;
         }
+        // First those that only wait for a node id, so that none of them moves up who is gone itself.
+        let mut missing: Vec<Arc<str>> = self.nodes.values().filter_map(|n| n.aside.clone()).collect();
+        missing.retain(|key| self.entries.get(key).is_some_and(|e| e.generation < generation));
+        for key in missing {
+            self.leave(&key, LeaveReason::Silent, now, out);
+        }
         for key in self.listed_keys() {
             let Some(entry) = self.entries.get_mut(&key) else {
                 continue;

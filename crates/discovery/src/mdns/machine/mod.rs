@@ -9,8 +9,6 @@ mod admit;
 mod doubt;
 mod entry;
 mod freeze;
-#[cfg(test)]
-mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};

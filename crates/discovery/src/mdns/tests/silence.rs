@@ -1,0 +1,189 @@
+//! Rules 12 to 14: full lists, their rhythm, and when silence proves nothing.
+
+use super::*;
+use crate::{Status, Trouble};
+
+fn adaptive() -> Script {
+    Script::with(|o| o.resync = Resync::Adaptive)
+}
+
+#[test]
+fn d073_a_peer_that_is_missing_in_a_fresh_browse_leaves_after_five_seconds() {
+    let mut script = Script::new();
+    script.resolved(record("p1"));
+    script.resolved(record("p2"));
+    script.world.push((record("p2"), 4_900));
+    script.until(10_000);
+    script.log.clear();
+    script.input(Input::Refresh);
+    script.until(30_000);
+    assert_eq!(script.news(), ["15001 left p1 silent"]);
+}
+
+#[test]
+fn d052_sm_a_peer_that_died_quietly_leaves_within_40_s_among_few_and_75_s_among_many() {
+    for (others, latest) in [(0_u32, 40_000), (49, 40_000), (60, 75_000)] {
+        let mut script = adaptive();
+        for i in 0..others {
+            script.resolved(record(&format!("o{i}")));
+            script.world.push((record(&format!("o{i}")), 50));
+        }
+        script.resolved(record("p1"));
+        // It dies just after it answered a browse.
+        script.world.push((record("p1"), 50));
+        script.until(120_000);
+        script.log.clear();
+        let last_answer = *script.browses.last().unwrap() + 50;
+        script.world.retain(|(r, _)| r.full_name != full("p1"));
+        script.until(300_000);
+        let news = script.news();
+        assert_eq!(news.len(), 1, "only this one leaves: {news:?}");
+        let (ms, what) = news[0].split_once(' ').unwrap();
+        assert_eq!(what, "left p1 silent");
+        let took = ms.parse::<u64>().unwrap() - last_answer;
+        assert!(took <= latest, "{took} ms among {others} others");
+    }
+}
+
+#[test]
+fn d062_sm_the_rhythm_is_30_s_up_to_50_peers_and_60_s_above() {
+    for (peers, least, most) in [(50, 27_000, 33_100), (51, 54_000, 66_100)] {
+        let mut script = adaptive();
+        for i in 0..peers {
+            script.resolved(record(&format!("p{i}")));
+            script.world.push((record(&format!("p{i}")), 50));
+        }
+        script.until(600_000);
+        let gaps: Vec<u64> = script.browses.windows(2).map(|w| w[1] - w[0]).skip(1).collect();
+        assert!(gaps.iter().all(|g| (least..=most).contains(g)), "{peers}: {gaps:?}");
+        let mut distinct = gaps.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert!(distinct.len() > 2, "spread, so that many processes do not ask at once: {gaps:?}");
+    }
+}
+
+#[test]
+fn the_rhythm_can_be_chosen_down_to_five_seconds() {
+    let mut script = Script::with(|o| o.resync = Resync::Every(Duration::from_secs(1)));
+    script.until(60_000);
+    let gaps: Vec<u64> = script.browses.windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(gaps.iter().all(|g| (4_500..=5_600).contains(g)), "{gaps:?}");
+
+    let mut script = Script::new();
+    script.until(600_000);
+    assert_eq!(script.browses, [0], "or never");
+}
+
+#[test]
+fn d060_sm_a_peer_that_the_library_withdraws_every_two_minutes_never_leaves() {
+    // Hosts of reference peers do not answer address questions: 119 s after an announcement the library gives up.
+    let mut script = adaptive();
+    script.resolved(record("ref"));
+    script.world.push((record("ref"), 60));
+    script.later(119_000, Input::Removed(full("ref")));
+    script.later(238_000, Input::Removed(full("ref")));
+    script.until(300_000);
+    let news = script.news();
+    assert_eq!(news.iter().filter(|n| n.contains("left")).count(), 0, "{news:?}");
+    assert_eq!(news.iter().filter(|n| n.contains("suspected")).count(), 2, "{news:?}");
+    assert_eq!(news.iter().filter(|n| n.contains("cleared")).count(), 2, "{news:?}");
+}
+
+#[test]
+fn d076_sm_what_the_old_browse_still_says_counts() {
+    let mut script = Script::new();
+    script.says_stopped = false;
+    script.until(2_000);
+    script.input(Input::Refresh);
+    script.later(2_300, Input::Resolved(record("late")));
+    script.until(2_400);
+    assert_eq!(script.ids(), ["late"]);
+    assert_eq!(script.browses, [0], "the next browse waits for the library's word");
+    script.until(3_000);
+    assert_eq!(script.browses, [0, 2_500], "or half a second");
+}
+
+#[test]
+fn d075_sm_after_twenty_losses_nobody_of_300_has_left() {
+    let mut script = adaptive();
+    for i in 0..300 {
+        script.resolved(record(&format!("p{i:03}")));
+        script.world.push((record(&format!("p{i:03}")), 50));
+    }
+    script.until(10_000);
+    script.log.clear();
+    // The burst takes the answers of most of them away.
+    let world = std::mem::take(&mut script.world);
+    for _ in 0..20 {
+        script.lose();
+        let ms = script.ms();
+        script.removed("p007");
+        script.until(ms + 1_500);
+        assert!(script.shared.machine.is_frozen(script.now));
+    }
+    let last = script.ms();
+    script.until(last + 50_000);
+    assert!(script.shared.machine.is_frozen(script.now), "frozen until 60 s after the third-last");
+    script.world = world;
+    script.until(last + 61_000);
+    assert!(!script.shared.machine.is_frozen(script.now), "then it is normal again");
+    let thaw = *script.browses.last().unwrap();
+    assert!(thaw <= last + 60_000, "and everybody is asked: {thaw}");
+    script.until(last + 120_000);
+    let news = script.news();
+    assert_eq!(news.iter().filter(|n| n.contains("left")).count(), 0, "{news:?}");
+    assert_eq!(script.ids().len(), 300);
+}
+
+#[test]
+fn rule_14_one_loss_freezes_for_eight_seconds_and_complaints_still_count() {
+    let mut script = Script::new();
+    for label in ["gone", "dead", "p1"] {
+        script.resolved(record(label));
+    }
+    script.world.push((record("p1"), 40));
+    script.until(10_000);
+    script.log.clear();
+    script.lose();
+    script.later(11_000, Input::Removed(full("gone")));
+    script.later(11_000, Input::Report("dead".into(), Report::Unreachable));
+    script.until(18_000);
+    let news = script.news();
+    assert_eq!(
+        news,
+        [
+            "11000 suspected dead unreachable",
+            "11000 suspected gone withdrawn",
+            "11309 cleared gone",
+            "13300 left dead unreachable"
+        ],
+        "only a failed verification removes a peer"
+    );
+    // At 18 s the freeze ends with a fresh browse, and the silent one is found out.
+    script.until(30_000);
+    assert_eq!(script.news(), ["23001 left gone silent"]);
+}
+
+#[test]
+fn d086_sm_a_daemon_that_is_gone_leaves_the_list_as_it_is() {
+    let mut script = Script::new();
+    script.resolved(record("p1"));
+    script.world.push((record("p1"), 40));
+    script.until(5_000);
+    script.browse.daemon_down();
+    script.until(65_000);
+    assert_eq!(script.news(), ["0 joined p1"], "without a daemon nobody is judged");
+    let action = script.browse.daemon_up(script.now);
+    script.act(action);
+    script.until(80_000);
+    assert_eq!(script.news(), [""; 0]);
+}
+
+#[test]
+fn status_texts_of_trouble_exist_for_each_kind() {
+    for what in [Trouble::EventOverflow, Trouble::ManyForMdns, Trouble::DaemonLost, Trouble::NoSocket] {
+        let status = Status::degraded(what, Instant::now());
+        assert!(!status.to_string().is_empty());
+    }
+}
