@@ -207,6 +207,7 @@ fn base_config(key_exchange: KeyExchange, trust: &Arc<Trust>) -> Result<ClientCo
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
     // A resumed session skips the certificates: one that was revoked or replaced would live on in it.
+    // (Sessions would not be found again anyway, as each connection has a verifier of its own.)
     config.resumption = Resumption::disabled();
     Ok(config)
 }

@@ -325,3 +325,75 @@ fn of_misbehaved(what: &PeerMisbehaved) -> TlsFailure {
         _ => TlsFailure::Other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn during_handshake(error: rustls::Error) -> TlsError {
+        TlsError::during_handshake(io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    /// No TLS stack at hand can be made to select a protocol that was not offered, so the last step of
+    /// that refusal is shown here.
+    #[test]
+    fn sv_p23_a_protocol_that_was_not_offered_has_its_class() {
+        let misbehaved = PeerMisbehaved::SelectedUnofferedApplicationProtocol;
+        let error = during_handshake(misbehaved.into());
+        assert_eq!((error.failure(), error.refused_by_peer()), (TlsFailure::Alpn, false));
+    }
+
+    #[test]
+    fn alerts_have_classes_and_blame_the_right_side() {
+        use AlertDescription as A;
+        for (alert, failure, is_refusal) in [
+            (A::CertificateExpired, TlsFailure::Expired, true),
+            (A::CertificateRevoked, TlsFailure::Revoked, true),
+            (A::UnknownCA, TlsFailure::UnknownIssuer, true),
+            (A::DecryptError, TlsFailure::BadSignature, true),
+            (A::UnsupportedCertificate, TlsFailure::Usage, true),
+            (A::BadCertificate, TlsFailure::BadCertificate, true),
+            (A::CertificateUnknown, TlsFailure::BadCertificate, true),
+            (A::CertificateRequired, TlsFailure::NoClientCertificate, true),
+            (A::AccessDenied, TlsFailure::Identity, true),
+            (A::UnrecognisedName, TlsFailure::Name, true),
+            (A::NoApplicationProtocol, TlsFailure::Alpn, true),
+            (A::ProtocolVersion, TlsFailure::Version, true),
+            (A::HandshakeFailure, TlsFailure::KeyExchange, true),
+            (A::InsufficientSecurity, TlsFailure::KeyExchange, true),
+            (A::BadRecordMac, TlsFailure::Corrupt, false),
+            (A::InternalError, TlsFailure::Other, false),
+        ] {
+            let error = during_handshake(rustls::Error::AlertReceived(alert));
+            assert_eq!((error.failure(), error.is_refusal()), (failure, is_refusal), "{alert:?}");
+            assert!(error.refused_by_peer(), "{alert:?}");
+        }
+    }
+
+    #[test]
+    fn n15_a_damaged_record_is_corrupt_later_and_not_tls_at_first() {
+        let garbled = || rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        assert_eq!(during_handshake(garbled()).failure(), TlsFailure::NotTls);
+        for error in [garbled(), rustls::Error::DecryptError] {
+            let error = io::Error::new(io::ErrorKind::InvalidData, error);
+            let error = TlsError::when_established(error).expect("it is a TLS error").into_io();
+            assert_eq!(TlsFailure::of(&error), Some(TlsFailure::Corrupt));
+        }
+    }
+
+    #[test]
+    fn what_is_no_error_of_tls_is_given_back() {
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(TlsError::when_established(reset).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let reset = TlsError::during_handshake(io::ErrorKind::ConnectionReset.into());
+        assert_eq!(reset.failure(), TlsFailure::Closed);
+        assert_eq!(TlsFailure::of(&io::Error::other("else")), None);
+    }
+
+    #[test]
+    fn errors_travel() {
+        fn travels<T: Send + Sync + 'static>() {}
+        travels::<TlsError>();
+        travels::<super::super::TlsConfigError>();
+    }
+}

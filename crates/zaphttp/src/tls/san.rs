@@ -28,8 +28,7 @@ impl San {
     ///
     /// [`TlsConfigError::BadName`] if `name` is not one.
     pub fn dns(name: &str) -> Result<Self, TlsConfigError> {
-        let name = DnsName::try_from(name).map_err(|_| TlsConfigError::BadName)?;
-        Ok(Self::Dns(name.to_lowercase_owned()))
+        dns_name(name).map(|name| Self::Dns(name.to_lowercase_owned())).ok_or(TlsConfigError::BadName)
     }
 
     /// A URI, compared byte by byte.
@@ -173,7 +172,7 @@ impl PeerNames {
                 (DNS_NAME, name) => {
                     let name = std::str::from_utf8(name).ok()?;
                     let base = name.strip_prefix("*.").unwrap_or(name);
-                    if DnsName::try_from(base).is_ok() {
+                    if dns_name(base).is_some() {
                         self.dns.push(name.to_ascii_lowercase());
                     }
                 }
@@ -195,6 +194,11 @@ impl PeerNames {
         }
         Some(())
     }
+}
+
+/// A DNS name without the final dot, with which certificates do not have them.
+fn dns_name(text: &str) -> Option<DnsName<'_>> {
+    DnsName::try_from(text).ok().filter(|_| !text.ends_with('.'))
 }
 
 /// The contents of the subjectAltName extension (RFC 5280, 4.1 and 4.2.1.6).
@@ -257,3 +261,61 @@ const URI: u8 = 0x86;
 const IP_ADDRESS: u8 = 0x87;
 /// 2.5.29.17
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use peerage_tests::TestCa;
+    use proptest::prelude::*;
+
+    fn certificate() -> Vec<u8> {
+        let ca = TestCa::new();
+        let leaf = ca.leaf().dns("*.n1.example").uri("spiffe://x/n1");
+        leaf.names(&["n1", "10.0.0.1", "::1"]).issue().certificate().to_vec()
+    }
+
+    #[test]
+    fn s052_all_kinds_of_names_are_read() {
+        let names = PeerNames::of(&certificate());
+        assert_eq!(names.dns(), ["*.n1.example", "n1"]);
+        assert_eq!(names.uris(), ["spiffe://x/n1"]);
+        assert_eq!(names.ips(), [IpAddr::from([10, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()]);
+        assert!(names.contains(&San::dns("N1").unwrap()) && !names.contains(&San::dns("n2").unwrap()));
+        assert!(!names.contains(&San::dns("a.n1.example").unwrap()), "a wildcard names no node");
+    }
+
+    #[test]
+    fn s063_names_that_could_mislead_are_left_out() {
+        let ca = TestCa::new();
+        let leaf = ca.leaf().dns("n1\0.evil").dns("n1 ").dns("n1.").dns("").dns("n*");
+        let leaf = leaf.uri("spiffe://x/n1\n").dns("good").issue();
+        let names = PeerNames::of(leaf.certificate());
+        assert_eq!(names.dns(), ["good"]);
+        assert_eq!(names.uris(), [""; 0]);
+    }
+
+    #[test]
+    fn a_certificate_without_names_has_none() {
+        let leaf = TestCa::new().leaf().common_name("n1").issue();
+        assert_eq!(PeerNames::of(leaf.certificate()), PeerNames::default());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            PeerNames::of(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_certificate_is_read_without_a_panic(at in 0_usize..600, value in any::<u8>(), cut in 0_usize..600) {
+            thread_local!(static GOOD: Vec<u8> = certificate());
+            let mut bytes = GOOD.with(Clone::clone);
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+            PeerNames::of(&bytes);
+            bytes.truncate(cut);
+            PeerNames::of(&bytes);
+        }
+    }
+}
