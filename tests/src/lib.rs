@@ -9,7 +9,7 @@
 //! - what is shown: [`TestCa`], [`TestIdentity`]
 //! - what happened: [`Facts`] (recorded, with a wait that needs no sleep), [`LogCapture`]
 //! - what must not happen: [`Canary`] (secrets in texts), [`Leaks`], [`Watchdog`] (hangs), [`alloc`]
-//! - where: [`alone`] (a test in a process of its own)
+//! - where: [`alone`] (a test in a process of its own), [`netns`] (in a network of its own)
 
 pub mod alloc;
 pub mod alone;
@@ -18,6 +18,7 @@ mod canary;
 mod facts;
 mod leaks;
 mod logs;
+pub mod netns;
 mod plan;
 mod proxy;
 mod script;
