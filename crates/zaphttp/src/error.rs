@@ -136,7 +136,7 @@ impl fmt::Display for SendError {
         match self.inner.kind {
             SendErrorKind::Connect => f.write_str("cannot connect to the peer")?,
             #[cfg(feature = "tls")]
-            SendErrorKind::Tls(failure) => write!(f, "no secure connection to the peer: {failure}")?,
+            SendErrorKind::Tls(_) => f.write_str("no secure connection to the peer")?,
             SendErrorKind::Timeout if self.inner.stage == Stage::NotSent => {
                 f.write_str("the peer took too long to connect to, or to take the request")?;
             }

@@ -44,6 +44,8 @@ pub(crate) struct FrameReader {
     /// How much room the next allocation makes; follows the size of what arrives.
     read_size: usize,
     short_reads: u8,
+    /// The size of the memory behind `buf`, or a size that it had.
+    allocated: usize,
     /// The frame that is too long for `buf`. Invariant: `buf` is empty while it is incomplete.
     large: Option<LargeFrame>,
     limits: Limits,
@@ -57,12 +59,17 @@ struct LargeFrame {
 
 impl FrameReader {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { buf: BytesMut::new(), read_size: MIN_READ, short_reads: 0, large: None, limits }
+        Self { buf: BytesMut::new(), read_size: MIN_READ, short_reads: 0, allocated: 0, large: None, limits }
     }
 
     /// Whether the stream is between two frames: nothing of a next one has arrived.
     pub(crate) fn is_idle(&self) -> bool {
         self.buf.is_empty() && self.large.is_none()
+    }
+
+    /// Whether a frame has begun that is too long to come at once.
+    pub(crate) fn is_long(&self) -> bool {
+        self.large.is_some()
     }
 
     /// The bytes that are here and not yet taken.
@@ -136,15 +143,22 @@ impl FrameReader {
         let missing = match self.buf.first_chunk::<PREFIX_LEN>() {
             // `take` has refused longer ones or given them memory of their own.
             Some(prefix) => {
-                (u32::from_be_bytes(*prefix) as usize).min(SMALL_FRAME).saturating_sub(self.buf.len())
-                    + PREFIX_LEN
+                let len = (u32::from_be_bytes(*prefix) as usize).min(SMALL_FRAME);
+                (len + PREFIX_LEN).saturating_sub(self.buf.len())
             }
             None => 0,
         };
+        if self.buf.is_empty() && self.allocated > 2 * self.read_size {
+            // A long frame came by; the connection may be idle from here on.
+            self.buf = BytesMut::new();
+            self.allocated = 0;
+        }
         let room = self.buf.capacity() - self.buf.len();
         if room < missing.max(MIN_ROOM) {
             // Nothing is moved or allocated when every frame that was split off is gone again.
-            self.buf.reserve(missing.max(self.read_size));
+            let wanted = missing.max(MIN_ROOM).max(self.read_size.saturating_sub(self.buf.len()));
+            self.buf.reserve(wanted);
+            self.allocated = self.allocated.max(self.buf.capacity());
         }
     }
 

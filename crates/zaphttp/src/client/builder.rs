@@ -44,14 +44,15 @@ impl ClientBuilder {
         self
     }
 
-    /// From the first byte written to the head of the answer, or all of it where it is not streamed.
-    /// Default 30 s.
+    /// From the first byte written to the head of the answer. Default 30 s. An answer of up to 64 KiB
+    /// that is not streamed must be here whole by then; of a longer one the beginning must.
     pub fn response_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.settings.response_timeout = limit.into();
         self
     }
 
-    /// How long a streamed body may make no progress while the caller waits for it. Default 60 s.
+    /// How long a streamed body, or a long one, may make no progress while the caller waits for it.
+    /// Default 60 s.
     pub fn stream_idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.settings.stream_idle_timeout = limit.into();
         self

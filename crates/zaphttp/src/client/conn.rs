@@ -69,12 +69,13 @@ impl From<Failure> for SendError {
 }
 
 /// How far an exchange has come.
-#[derive(Debug)]
-pub(super) enum Progress {
-    Writing,
-    Reading,
-    /// The write broke. What the peer had said before may still be readable, such as a refusal.
-    Broken(io::Error),
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    is_written: bool,
+    /// Why the write broke. What the peer had said before may still be readable, such as a refusal.
+    broken: Option<io::Error>,
+    /// How much of a long answer was here when the timer was last set.
+    seen: usize,
 }
 
 impl Conn {
@@ -111,39 +112,47 @@ impl Conn {
     pub(super) fn poll_exchange(
         &mut self,
         cx: &mut Context<'_>,
-        progress: &mut Progress,
+        exchange: &mut Exchange,
+        idle_timeout: Option<Duration>,
     ) -> Poll<Result<Bytes, Failure>> {
-        if matches!(progress, Progress::Writing) {
+        if !exchange.is_written {
             match self.outbox.poll_flush(cx, &mut self.io) {
-                Poll::Ready(Ok(())) => *progress = Progress::Reading,
                 Poll::Ready(Err(error)) if self.outbox.taken() == 0 => {
                     return Poll::Ready(Err(self.failed_io(error)));
                 }
-                Poll::Ready(Err(error)) => *progress = Progress::Broken(error),
+                Poll::Ready(result) => {
+                    exchange.is_written = true;
+                    exchange.broken = result.err();
+                }
+                // No answer can come before its request (S-043).
+                Poll::Pending if self.outbox.taken() == 0 => return self.poll_late(cx),
+                // But it may before the end of it: a refusal of its length, say.
                 Poll::Pending => {}
             }
         }
-        // An answer may come before all of the request is written, a refusal of its length, say; but not
-        // before any of it is (S-043).
-        let read = match progress {
-            Progress::Writing if self.outbox.taken() == 0 => Poll::Pending,
-            _ => self.reader.poll_next(cx, &mut self.io),
-        };
-        let kind = match (read, progress) {
-            (Poll::Ready(Ok(Some(frame))), _) => return Poll::Ready(Ok(frame)),
-            (Poll::Pending, _) => {
-                ready!(self.timer.poll(cx));
-                return Poll::Ready(Err(self.failed(SendErrorKind::Timeout)));
+        let kind = match self.reader.poll_next(cx, &mut self.io) {
+            Poll::Ready(Ok(Some(frame))) => return Poll::Ready(Ok(frame)),
+            Poll::Pending => {
+                // Once a long answer is under way it is a stream like any other.
+                if self.reader.is_long() && self.reader.buffered() > exchange.seen {
+                    exchange.seen = self.reader.buffered();
+                    self.timer.set(idle_timeout);
+                }
+                return self.poll_late(cx);
             }
-            (Poll::Ready(Err(ReadError::Frame(error))), _) => SendErrorKind::Protocol(error),
-            (_, Progress::Broken(error)) => {
-                let error = std::mem::replace(error, io::ErrorKind::BrokenPipe.into());
-                return Poll::Ready(Err(self.failed_io(error)));
-            }
-            (Poll::Ready(Ok(None) | Err(ReadError::Truncated)), _) => SendErrorKind::Closed,
-            (Poll::Ready(Err(ReadError::Io(error))), _) => return Poll::Ready(Err(self.failed_io(error))),
+            Poll::Ready(Err(ReadError::Frame(error))) => SendErrorKind::Protocol(error),
+            Poll::Ready(end) => match (end, exchange.broken.take()) {
+                (_, Some(error)) | (Err(ReadError::Io(error)), None) => {
+                    return Poll::Ready(Err(self.failed_io(error)));
+                }
+                _ => SendErrorKind::Closed,
+            },
         };
         Poll::Ready(Err(self.failed(kind)))
+    }
+
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
+        self.timer.poll(cx).map(|()| Err(self.failed(SendErrorKind::Timeout)))
     }
 
     fn failed_io(&self, error: io::Error) -> Failure {

@@ -22,7 +22,7 @@ use tracing::debug;
 pub use self::builder::ClientBuilder;
 pub(crate) use self::stream::ResponseStream;
 
-use self::conn::{Conn, Counted, Failure, Progress};
+use self::conn::{Conn, Counted, Exchange, Failure};
 use self::dial::Dialer;
 use self::outgoing::Outgoing;
 use self::pool::{Pool, PoolClosed};
@@ -102,7 +102,7 @@ impl Client {
         B::Error: Into<BoxError>,
     {
         let shared = &self.shared;
-        let limits = &shared.settings.limits;
+        let Settings { limits, response_timeout, stream_idle_timeout: idle_timeout, .. } = &shared.settings;
         let outgoing = Outgoing::collect(request, limits).await?;
         let mut earlier = None;
         let error = loop {
@@ -118,9 +118,9 @@ impl Client {
                 shared.give_back(conn);
                 break SendError::new(outgoing.refused(error), Stage::NotSent);
             }
-            conn.set_deadline(shared.settings.response_timeout);
-            let mut progress = Progress::Writing;
-            match poll_fn(|cx| conn.poll_exchange(cx, &mut progress)).await {
+            conn.set_deadline(*response_timeout);
+            let mut exchange = Exchange::default();
+            match poll_fn(|cx| conn.poll_exchange(cx, &mut exchange, *idle_timeout)).await {
                 Ok(frame) => return shared.answer(conn, frame, &outgoing.head.method),
                 Err(failure) if earlier.is_none() && may_resend(&conn, &failure, &outgoing.head.method) => {
                     debug!(kind = ?failure.kind, "reused connection was gone, sending again");
