@@ -5,6 +5,7 @@ use std::io;
 use http::Request;
 
 use crate::Body;
+use crate::client::Outgoing;
 #[cfg(feature = "tls")]
 use crate::tls::{TlsError, TlsFailure};
 use crate::wire::{EncodeError, WireError};
@@ -25,7 +26,8 @@ struct Inner {
     kind: SendErrorKind,
     stage: Stage,
     source: Option<BoxError>,
-    request: Option<Request<Body>>,
+    /// Not as a request: its body could be a stream, and streams are not `Sync`.
+    request: Option<Outgoing>,
 }
 
 /// What went wrong, by what a caller does about it.
@@ -83,7 +85,7 @@ impl SendError {
         self
     }
 
-    pub(crate) fn giving_back(mut self, request: Request<Body>) -> Self {
+    pub(crate) fn giving_back(mut self, request: Outgoing) -> Self {
         self.inner.request = Some(request);
         self
     }
@@ -120,14 +122,14 @@ impl SendError {
         }
     }
 
-    /// The request, whole, where none of it can have reached the server and its body was read to the end.
-    pub fn request(&self) -> Option<&Request<Body>> {
-        self.inner.request.as_ref()
+    /// The request, whole, where the server cannot have seen all of it and its body was read to the end.
+    pub fn into_request(self) -> Option<Request<Body>> {
+        self.inner.request.map(Outgoing::into_request)
     }
 
-    /// As [`request`](Self::request), by value.
-    pub fn into_request(self) -> Option<Request<Body>> {
-        self.inner.request
+    /// Whether [`into_request`](Self::into_request) has it.
+    pub fn has_request(&self) -> bool {
+        self.inner.request.is_some()
     }
 }
 

@@ -193,3 +193,158 @@ impl LargeFrame {
         pin!(io.read_buf(&mut (&mut self.data).limit(room))).poll(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::pin::Pin;
+    use std::task::Waker;
+
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    /// Gives one piece a read, then waits for ever.
+    struct Pieces(VecDeque<Vec<u8>>);
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let pieces = &mut self.get_mut().0;
+            let Some(mut piece) = pieces.pop_front() else { return Poll::Pending };
+            let rest = piece.split_off(piece.len().min(buf.remaining()));
+            buf.put_slice(&piece);
+            if !rest.is_empty() {
+                pieces.push_front(rest);
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn next(reader: &mut FrameReader, io: &mut Pieces) -> Poll<Result<Option<Bytes>, ReadError>> {
+        reader.poll_next(&mut Context::from_waker(Waker::noop()), io)
+    }
+
+    fn framed(len: usize, fill: u8) -> Vec<u8> {
+        let mut bytes = u32::try_from(len).unwrap().to_be_bytes().to_vec();
+        bytes.resize(PREFIX_LEN + len, fill);
+        bytes
+    }
+
+    impl FrameReader {
+        fn reserved(&self) -> usize {
+            self.buf.capacity() + self.large.as_ref().map_or(0, |large| large.data.capacity())
+        }
+    }
+
+    #[test]
+    fn frames_are_the_same_however_the_stream_is_cut() {
+        let lens = [1, 40, SMALL_FRAME, SMALL_FRAME + 1, 3];
+        let stream: Vec<u8> = lens.iter().zip(1..).flat_map(|(&len, fill)| framed(len, fill)).collect();
+        // Around every border, and here and there.
+        let borders: Vec<usize> =
+            lens.iter().scan(0, |at, len| Some(std::mem::replace(at, *at + 4 + len))).collect();
+        let cuts = (0..stream.len())
+            .filter(|cut| cut % 9973 == 0 || borders.iter().any(|border| cut.abs_diff(*border) < 6));
+        for cut in cuts {
+            let (head, tail) = stream.split_at(cut);
+            let mut io = Pieces(
+                [head.to_vec(), tail.to_vec()].into_iter().filter(|piece| !piece.is_empty()).collect(),
+            );
+            let mut reader = FrameReader::new(Limits::default());
+            for (&len, fill) in lens.iter().zip(1..) {
+                let Poll::Ready(Ok(Some(frame))) = next(&mut reader, &mut io) else {
+                    panic!("no frame of {len} bytes when cut at {cut}");
+                };
+                assert_eq!(frame, vec![fill; len], "cut at {cut}");
+            }
+            assert!(next(&mut reader, &mut io).is_pending() && reader.is_idle());
+        }
+    }
+
+    #[test]
+    fn s071_memory_follows_what_has_arrived() {
+        for claim in [100, SMALL_FRAME, SMALL_FRAME + 1, 1 << 20, 64 << 20] {
+            let mut reader = FrameReader::new(Limits::default());
+            let mut received = 0;
+            // As much of the frame as is ever sent.
+            let mut stream = u32::try_from(claim).unwrap().to_be_bytes().to_vec();
+            stream.resize(600_000, 7);
+            for piece in [1, 2, 1, 10, 5_000, 60_000, 70_000, 400_000] {
+                if received + piece > claim {
+                    break;
+                }
+                let bytes = stream[received..received + piece].to_vec();
+                received += piece;
+                assert!(next(&mut reader, &mut Pieces([bytes].into())).is_pending());
+                let (reserved, allowed) = (reader.reserved(), (64 << 10) + 2 * received);
+                assert!(reserved <= allowed, "{reserved} for {received} of {claim} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn z013_s072_an_impossible_prefix_reserves_nothing() {
+        let refused = [
+            (0_u32, WireError::EmptyFrame),
+            ((64 << 20) + 1, WireError::FrameTooLong { len: (64 << 20) + 1, limit: 64 << 20 }),
+            (u32::MAX, WireError::FrameTooLong { len: u32::MAX as usize, limit: 64 << 20 }),
+        ];
+        for (len, expected) in refused {
+            let mut reader = FrameReader::new(Limits::default());
+            match next(&mut reader, &mut Pieces([len.to_be_bytes().to_vec()].into())) {
+                Poll::Ready(Err(ReadError::Frame(error))) => assert_eq!(error, expected),
+                other => panic!("{len}: {other:?}"),
+            }
+            assert!(reader.reserved() <= MIN_READ, "only what the first read needed");
+        }
+    }
+
+    #[test]
+    fn the_end_is_clean_between_frames_and_nowhere_else() {
+        let stream = [framed(5, 1), framed(70_000, 2)].concat();
+        for len in [0, 9, stream.len()].into_iter().chain([1, 2, 3, 4, 8, 10, 13, 14, 60_000]) {
+            let mut reader = FrameReader::new(Limits::default());
+            let mut io = &stream[..len];
+            let end = loop {
+                match reader.poll_next(&mut Context::from_waker(Waker::noop()), &mut io) {
+                    Poll::Ready(Ok(Some(_))) => {}
+                    Poll::Ready(Ok(None)) => break true,
+                    Poll::Ready(Err(ReadError::Truncated)) => break false,
+                    other => panic!("{len}: {other:?}"),
+                }
+            };
+            assert_eq!(end, [0, 9, stream.len()].contains(&len), "an end after {len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_small_frame_costs_no_allocation_once_the_buffer_is_warm() {
+        let mut reader = FrameReader::new(Limits::default());
+        let frame = framed(200, 1);
+        let mut exchange = || {
+            let mut io = &frame[..];
+            assert!(matches!(
+                reader.poll_next(&mut Context::from_waker(Waker::noop()), &mut io),
+                Poll::Ready(Ok(Some(_)))
+            ));
+        };
+        (0..100).for_each(|_| exchange());
+        let measured = allocation_counter::measure(|| (0..1_000).for_each(|_| exchange()));
+        assert_eq!(measured.count_total, 0);
+    }
+
+    #[test]
+    fn an_idle_connection_keeps_no_big_buffer() {
+        let mut reader = FrameReader::new(Limits::default());
+        assert!(matches!(
+            next(&mut reader, &mut Pieces([framed(60_000, 1)].into())),
+            Poll::Ready(Ok(Some(_)))
+        ));
+        assert!(next(&mut reader, &mut Pieces([].into())).is_pending());
+        assert!(reader.reserved() <= 16 << 10, "{} bytes are kept", reader.reserved());
+    }
+}

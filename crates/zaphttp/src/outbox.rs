@@ -125,3 +125,89 @@ impl Outbox {
         self.written += sent;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Takes up to `room` bytes a write and counts the writes.
+    #[derive(Default)]
+    struct Sink {
+        room: usize,
+        taken: Vec<u8>,
+        writes: usize,
+    }
+
+    impl AsyncWrite for Sink {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let this = self.get_mut();
+            let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.to_vec()).take(this.room).collect();
+            this.taken.extend(&bytes);
+            this.writes += 1;
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Two frames with bodies of their own and one without: `a[BODY]b`, `c`, `d[x][][y]e`.
+    fn filled() -> (Outbox, Vec<u8>) {
+        let mut outbox = Outbox::default();
+        outbox.buf.extend_from_slice(b"ab");
+        outbox.splice(1, [Bytes::from_static(b"BODY")]);
+        outbox.buf.extend_from_slice(b"c");
+        let at = outbox.buf.len() + 1;
+        outbox.buf.extend_from_slice(b"de");
+        outbox.splice(at, [Bytes::from_static(b"x"), Bytes::new(), Bytes::from_static(b"y")]);
+        (outbox, b"aBODYbcdxye".to_vec())
+    }
+
+    #[test]
+    fn everything_leaves_in_order_whatever_a_write_takes() {
+        for room in 1..=20 {
+            let (mut outbox, expected) = filled();
+            let mut sink = Sink { room, ..Sink::default() };
+            assert_eq!(outbox.pending(), expected.len());
+            let flushed = outbox.poll_flush(&mut Context::from_waker(Waker::noop()), &mut sink);
+            assert!(matches!(flushed, Poll::Ready(Ok(()))));
+            assert_eq!(sink.taken, expected, "{room} bytes a write");
+            assert!(outbox.is_empty());
+            assert_eq!(outbox.taken(), 0, "counts from here on again");
+        }
+    }
+
+    #[test]
+    fn a_frame_and_its_body_leave_in_one_write() {
+        let (mut outbox, _) = filled();
+        let mut sink = Sink { room: usize::MAX, ..Sink::default() };
+        let _ = outbox.poll_flush(&mut Context::from_waker(Waker::noop()), &mut sink);
+        assert_eq!(sink.writes, 1);
+    }
+
+    #[test]
+    fn a_stream_that_takes_nothing_is_broken() {
+        let (mut outbox, _) = filled();
+        let flushed = outbox.poll_flush(&mut Context::from_waker(Waker::noop()), &mut Sink::default());
+        assert!(matches!(flushed, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::WriteZero));
+    }
+}

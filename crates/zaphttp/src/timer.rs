@@ -41,3 +41,41 @@ impl Timer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_moves_fires_when_it_is_due() {
+        let mut timer = Timer::default();
+        let start = Instant::now();
+        timer.set(Some(10 * SECOND));
+        let woken = tokio::time::timeout(4 * SECOND, poll_fn(|cx| timer.poll(cx))).await;
+        assert!(woken.is_err(), "4 s are not 10 s");
+        // Later: the timer below stays at 10 s and is set again when it fires.
+        timer.set(Some(20 * SECOND));
+        poll_fn(|cx| timer.poll(cx)).await;
+        assert_eq!(start.elapsed(), 24 * SECOND);
+        // Earlier than the one before it.
+        timer.set(Some(30 * SECOND));
+        let _ = tokio::time::timeout(SECOND, poll_fn(|cx| timer.poll(cx))).await;
+        timer.set(Some(2 * SECOND));
+        poll_fn(|cx| timer.poll(cx)).await;
+        assert_eq!(start.elapsed(), 27 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_deadline_never_fires() {
+        let mut timer = Timer::default();
+        timer.set(Some(SECOND));
+        poll_fn(|cx| timer.poll(cx)).await;
+        timer.set(None);
+        let woken = tokio::time::timeout(3600 * SECOND, poll_fn(|cx| timer.poll(cx))).await;
+        assert!(woken.is_err());
+    }
+}

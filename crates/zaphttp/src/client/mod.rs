@@ -20,11 +20,11 @@ use tokio::time::timeout;
 use tracing::debug;
 
 pub use self::builder::ClientBuilder;
+pub(crate) use self::outgoing::Outgoing;
 pub(crate) use self::stream::ResponseStream;
 
 use self::conn::{Conn, Counted, Exchange, Failure};
 use self::dial::Dialer;
-use self::outgoing::Outgoing;
 use self::pool::{Pool, PoolClosed};
 use crate::Body;
 use crate::error::{BoxError, ConnectError, SendError, SendErrorKind, Stage};
@@ -130,7 +130,7 @@ impl Client {
             }
         };
         let error = error.at_least(earlier.unwrap_or(Stage::NotSent));
-        Err(if error.stage() == Stage::NotSent { error.giving_back(outgoing.into_request()) } else { error })
+        Err(if error.stage() == Stage::NotSent { error.giving_back(outgoing) } else { error })
     }
 
     /// Closes the idle connections. Requests that are running finish; later ones fail with

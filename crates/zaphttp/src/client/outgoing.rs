@@ -13,7 +13,7 @@ use crate::pieces::Pieces;
 use crate::wire::{self, EncodeError, Limits};
 
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(crate) struct Outgoing {
     pub(super) head: request::Parts,
     body: Pieces,
     trailers: Option<Box<HeaderMap>>,
@@ -70,7 +70,7 @@ impl Outgoing {
     }
 
     /// The request as it was given.
-    pub(super) fn into_request(self) -> Request<Body> {
+    pub(crate) fn into_request(self) -> Request<Body> {
         let body = Body::pieces(self.body, self.trailers);
         Request::from_parts(self.head, body)
     }

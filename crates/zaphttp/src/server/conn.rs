@@ -4,7 +4,6 @@ use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use tower_service::Service;
 use tracing::debug;
 
 use super::Settings;
-use super::control::{self, Control};
+use super::control::Control;
 use crate::Body;
 use crate::error::BoxError;
 use crate::framing::{FrameReader, ReadError};
@@ -83,14 +82,13 @@ pub(super) async fn run<S, B>(
     B: http_body::Body,
     B::Error: Into<BoxError>,
 {
-    let _counted = Counted::new(&control);
     #[cfg(feature = "tls")]
     let connection = match &settings.tls {
         None => connection,
         Some(tls) => {
             let handshake = connection.secured(async |io| tls.accept(io).await);
             let secured = tokio::select! {
-                () = control.until(Control::is_draining) => return,
+                () = control.drained() => return,
                 secured = handshake => secured,
             };
             match secured {
@@ -99,28 +97,9 @@ pub(super) async fn run<S, B>(
             }
         }
     };
-    let mut changed = pin!(control.changed());
-    poll_fn(|cx| control::watch(changed.as_mut(), cx)).await;
-    let mut conn = Conn::new(connection, settings, control.clone());
+    let mut conn = Conn::new(connection, settings, control);
     let end = conn.serve(service).await;
     conn.close(end).await;
-}
-
-/// Counts a connection while it is open.
-struct Counted<'a>(&'a Control);
-
-impl<'a> Counted<'a> {
-    fn new(control: &'a Control) -> Self {
-        // Relaxed: a number for people and tests; nothing else depends on it.
-        control.connections().fetch_add(1, Ordering::Relaxed);
-        Self(control)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.connections().fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Conn {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use tokio::io::DuplexStream;
-use tokio::net::{TcpListener, TcpStream, ToSocketAddrs, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, ToSocketAddrs, UnixListener, UnixStream, lookup_host};
 use tokio::sync::mpsc;
 
 use crate::error::{ConnectError, ListenError};
@@ -45,8 +45,20 @@ impl Listener {
     /// Dropping the future leaves nothing behind.
     pub async fn tcp(addr: impl ToSocketAddrs + fmt::Debug) -> Result<Self, ListenError> {
         let at = format!("{addr:?}");
-        let listener = TcpListener::bind(addr).await.map_err(|source| ListenError::Io { at, source })?;
-        Ok(listener.into())
+        let bound = async {
+            let mut last = io::ErrorKind::AddrNotAvailable.into();
+            for addr in lookup_host(addr).await? {
+                match bind(addr) {
+                    Ok(listener) => return Ok(listener),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        };
+        match bound.await {
+            Ok(listener) => Ok(listener.into()),
+            Err(source) => Err(ListenError::Io { at, source }),
+        }
     }
 
     /// Listens on a Unix socket. The file a dead process left behind is replaced; it is removed again when
@@ -98,6 +110,18 @@ impl Listener {
             Source::Memory(receiver) => Ok(Accepted::Memory(receiver.recv().await?)),
         })
     }
+}
+
+/// A burst of connections waits here rather than being dropped and tried again a second later. The kernel
+/// takes less if its own limit is lower.
+const BACKLOG: u32 = 4096;
+
+fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart need not wait for the connections of the process before it to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
 }
 
 impl From<TcpListener> for Listener {

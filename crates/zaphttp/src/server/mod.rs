@@ -7,13 +7,13 @@ mod listener;
 mod respond;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{unconstrained, yield_now};
 use tokio::time::{Instant, sleep_until, timeout};
 use tower_service::Service;
 use tracing::warn;
@@ -21,7 +21,7 @@ use tracing::warn;
 pub use self::builder::ServerBuilder;
 pub use self::listener::{Listener, MemoryConnector};
 
-use self::control::Control;
+use self::control::{Control, Counted, Supervised};
 use crate::Body;
 use crate::error::BoxError;
 #[cfg(feature = "tls")]
@@ -77,13 +77,14 @@ impl Server {
     {
         let control = Arc::new(Control::default());
         let local_addr = listener.local_addr();
-        let (alive, stopped) = watch::channel(());
-        let accepting = Accepting { settings: self.settings.clone(), control: control.clone(), listener };
-        let task = tokio::spawn(async move {
-            accepting.run(service).await;
-            drop(alive);
+        let (accepting, stopped) = watch::channel(());
+        let accept_loop = AcceptLoop { settings: self.settings.clone(), control: control.clone(), listener };
+        tokio::spawn(async move {
+            // The loop yields on its own terms: see `BATCH`.
+            unconstrained(accept_loop.run(service)).await;
+            drop(accepting);
         });
-        ServerHandle { local_addr, control, stopped, task: task.abort_handle() }
+        ServerHandle { local_addr, control, stopped }
     }
 
     /// Serves one connection, until it closes. What the future is dropped with is cut off.
@@ -111,7 +112,6 @@ pub struct ServerHandle {
     local_addr: Option<SocketAddr>,
     control: Arc<Control>,
     stopped: watch::Receiver<()>,
-    task: AbortHandle,
 }
 
 /// How a shutdown ended.
@@ -133,7 +133,7 @@ impl ServerHandle {
 
     /// How many connections are open.
     pub fn connection_count(&self) -> usize {
-        self.control.connections().load(Ordering::Relaxed)
+        self.control.connection_count()
     }
 
     /// Stops accepting, closes idle connections, lets requests in flight finish for at most `limit`, cuts
@@ -174,19 +174,23 @@ impl ServerHandle {
 
 impl Drop for ServerHandle {
     fn drop(&mut self) {
-        self.task.abort();
+        self.control.cut();
     }
 }
 
-/// The accept loop. It owns the connections: they end with it.
+/// Accepts until it is told not to, then waits for the connections. They hear the same orders.
 #[derive(Debug)]
-struct Accepting {
+struct AcceptLoop {
     settings: Arc<Settings>,
     control: Arc<Control>,
     listener: Listener,
 }
 
-impl Accepting {
+/// So many connections are accepted before other tasks have their turn. The runtime would stop the loop much
+/// earlier, and a burst of connections would then overflow the backlog on a busy thread.
+const BATCH: u64 = 256;
+
+impl AcceptLoop {
     async fn run<S, B>(mut self, service: S)
     where
         S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
@@ -196,26 +200,30 @@ impl Accepting {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        let mut connections = JoinSet::new();
+        let control = self.control.clone();
+        let mut drained = pin!(control.drained());
         let mut backoff = Backoff::default();
-        loop {
-            let may_accept = connections.len() < self.settings.max_connections;
+        for accepted in 1_u64.. {
+            if accepted % BATCH == 0 {
+                yield_now().await;
+            }
             let accept = async {
+                self.control.fewer_than(self.settings.max_connections).await;
                 backoff.pause().await;
                 self.listener.accept().await
             };
             let accepted = tokio::select! {
-                () = self.control.until(Control::is_draining) => break,
-                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-                accepted = accept, if may_accept => accepted,
+                () = drained.as_mut() => break,
+                accepted = accept => accepted,
             };
             match accepted {
                 None => break,
                 Some(Ok(accepted)) => {
                     backoff = Backoff::default();
-                    let Ok(connection) = accepted.prepare() else { continue };
-                    let (settings, control) = (self.settings.clone(), self.control.clone());
-                    connections.spawn(conn::run(connection, settings, control, service.clone()));
+                    // A caller that is gone already is no error of ours.
+                    if let Ok(connection) = accepted.prepare() {
+                        self.spawn(connection, service.clone());
+                    }
                 }
                 Some(Err(error)) => {
                     if backoff.until.is_none() {
@@ -226,13 +234,26 @@ impl Accepting {
             }
         }
         drop(self.listener);
-        loop {
-            tokio::select! {
-                () = self.control.until(Control::is_cut) => break,
-                ended = connections.join_next() => if ended.is_none() { break },
-            }
-        }
-        connections.shutdown().await;
+        self.control.fewer_than(1).await;
+    }
+
+    /// Starts a task for a connection. It ends with the server: [`Supervised`] sees to that.
+    fn spawn<S, B>(&self, connection: Connection, service: S)
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let counted = Counted::new(self.control.clone());
+        let serving = conn::run(connection, self.settings.clone(), self.control.clone(), service);
+        let serving = Supervised::new(serving, self.control.clone());
+        tokio::spawn(async move {
+            let _counted = counted;
+            serving.await;
+        });
     }
 }
 
