@@ -90,13 +90,12 @@ impl Watch {
         Self { every, taken: None, fingerprint: None, changing: None, double_checks: 0 }
     }
 
-    /// What the next look is for: the first one, one at a change, and double checks read at once.
+    /// What the next look is for. The first one, one at a change and double checks read at once; so does
+    /// one at a file that could not be read, because from outside that may look as if it could.
     pub(super) fn wanted(&self) -> Wanted {
-        let is_first = self.taken.is_none() && self.changing.is_none();
-        if is_first || self.changing.is_some() || self.double_checks > 0 {
-            Wanted::Read
-        } else {
-            Wanted::Look
+        match (&self.taken, &self.changing) {
+            (Some(Look::Missing | Look::There(_)), None) if self.double_checks == 0 => Wanted::Look,
+            _ => Wanted::Read,
         }
     }
 
@@ -193,5 +192,89 @@ impl Stamp {
     #[cfg(not(unix))]
     fn of(metadata: &Metadata) -> Self {
         Self { device: 0, inode: 0, size: metadata.len(), changed: metadata.modified().ok() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn there(size: u64) -> Look {
+        Look::There(Stamp { device: 1, inode: 1, size, changed: None })
+    }
+
+    fn seen(look: Look, text: Option<&str>) -> Seen {
+        Seen { look, text: text.map(|text| text.as_bytes().to_vec()) }
+    }
+
+    fn text(text: &str) -> Option<Content> {
+        Some(Content::Text(text.as_bytes().to_vec()))
+    }
+
+    /// A watch that has taken in `a` and has checked twice that it is so.
+    fn watching(now: Instant) -> Watch {
+        let mut watch = Watch::new(EVERY);
+        assert_eq!(watch.wanted(), Wanted::Read);
+        assert_eq!(watch.saw(seen(there(1), Some("a")), now), Next { content: text("a"), at: now + EVERY });
+        for _ in 0..2 {
+            assert_eq!(watch.wanted(), Wanted::Read, "a double check");
+            assert_eq!(watch.saw(seen(there(1), Some("a")), now), Next { content: None, at: now + EVERY });
+        }
+        assert_eq!(watch.wanted(), Wanted::Look);
+        watch
+    }
+
+    #[test]
+    fn d091_a_change_is_read_when_two_looks_agree() {
+        let now = Instant::now();
+        let mut watch = watching(now);
+        assert_eq!(watch.saw(seen(there(1), None), now), Next { content: None, at: now + EVERY });
+        assert_eq!(watch.saw(seen(there(2), None), now), Next { content: None, at: now + SETTLE });
+        assert_eq!(watch.wanted(), Wanted::Read);
+        // Still being written.
+        assert_eq!(watch.saw(seen(there(3), Some("abc")), now), Next { content: None, at: now + SETTLE });
+        // It changed while it was read.
+        assert_eq!(watch.saw(seen(there(3), None), now), Next { content: None, at: now + SETTLE });
+        assert_eq!(
+            watch.saw(seen(there(3), Some("abc")), now),
+            Next { content: text("abc"), at: now + EVERY }
+        );
+    }
+
+    #[test]
+    fn d091_the_same_look_may_hide_another_text() {
+        let now = Instant::now();
+        let mut watch = Watch::new(EVERY);
+        watch.saw(seen(there(1), Some("a")), now);
+        assert_eq!(watch.saw(seen(there(1), Some("b")), now).content, text("b"));
+    }
+
+    #[test]
+    fn d091_what_changes_back_is_no_change() {
+        let now = Instant::now();
+        let mut watch = watching(now);
+        assert_eq!(watch.saw(seen(Look::Missing, None), now), Next { content: None, at: now + SETTLE });
+        assert_eq!(watch.saw(seen(there(1), Some("a")), now), Next { content: None, at: now + EVERY });
+        assert_eq!(watch.wanted(), Wanted::Look);
+    }
+
+    #[test]
+    fn d091_trouble_is_told_once() {
+        let now = Instant::now();
+        let denied = || Look::Unreadable("denied".to_owned());
+        let mut watch = watching(now);
+        watch.saw(seen(Look::Missing, None), now);
+        assert_eq!(watch.saw(seen(Look::Missing, None), now).content, Some(Content::Missing));
+        assert_eq!(watch.wanted(), Wanted::Look);
+        assert_eq!(watch.saw(seen(Look::Missing, None), now), Next { content: None, at: now + EVERY });
+        watch.saw(seen(denied(), None), now);
+        assert_eq!(
+            watch.saw(seen(denied(), None), now).content,
+            Some(Content::Unreadable("denied".to_owned()))
+        );
+        assert_eq!(watch.wanted(), Wanted::Read, "from outside it may look as if it could be read");
+        assert_eq!(watch.saw(seen(denied(), None), now), Next { content: None, at: now + EVERY });
+        watch.saw(seen(there(1), Some("a")), now);
+        assert_eq!(watch.saw(seen(there(1), Some("a")), now).content, text("a"), "it is good again");
     }
 }

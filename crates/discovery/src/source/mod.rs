@@ -98,6 +98,7 @@ fn one_service(asked: Option<&ServiceType>, list: &[Spec]) -> Result<ServiceType
     }
 }
 
+#[cfg_attr(not(feature = "mdns"), expect(unused_variables, reason = "only mDNS has some so far"))]
 fn open_one(
     spec: Spec,
     service: &ServiceType,

@@ -1,0 +1,14 @@
+//! The crate from outside: one binary, because linking is what costs.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+mod costs;
+mod file;
+mod filtered;
+mod fixed;
+mod lifecycle;
+mod merge;
+mod stream;
+mod table;
+mod threads;
