@@ -1,7 +1,6 @@
 //! Frames to `http` types that share the frame's memory.
 
 use bytes::Bytes;
-use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 
 use super::Limits;
@@ -113,18 +112,19 @@ fn version_of(proto: &str) -> Version {
 }
 
 fn headers_of(frame: &Bytes, pairs: Pairs<'_>) -> Result<HeaderMap, WireError> {
-    let mut headers = map_for(pairs)?;
+    let mut headers = HeaderMap::with_capacity(pairs.len().min(ROOM));
     for (index, (name, value)) in pairs.iter().enumerate() {
         let name = HeaderName::from_bytes(name).map_err(|_| WireError::Name { index })?;
         match names::travel(name.as_str()) {
             Travel::Host => {
-                headers.try_insert(HOST, value_of(frame, value, index)?).map_err(|_| too_many(pairs))?;
+                headers.try_insert(name, value_of(frame, value, index)?).map_err(|_| too_many(pairs))?;
+                continue;
             }
-            travel if travel.allows(value) => {
-                headers.try_append(name, value_of(frame, value, index)?).map_err(|_| too_many(pairs))?;
-            }
-            _ => {}
+            Travel::Yes => {}
+            Travel::Te if names::is_trailers(value) => {}
+            Travel::Te | Travel::Trailer | Travel::No => continue,
         }
+        headers.try_append(name, value_of(frame, value, index)?).map_err(|_| too_many(pairs))?;
     }
     Ok(headers)
 }
@@ -133,7 +133,7 @@ fn trailers_of(frame: &Bytes, pairs: Pairs<'_>) -> Result<Option<Box<HeaderMap>>
     if pairs.is_empty() {
         return Ok(None);
     }
-    let mut trailers = map_for(pairs)?;
+    let mut trailers = HeaderMap::with_capacity(pairs.len().min(ROOM));
     for (index, (name, value)) in pairs.iter().enumerate() {
         let name = HeaderName::from_bytes(name).map_err(|_| WireError::Name { index })?;
         if names::may_trail(name.as_str()) {
@@ -143,16 +143,14 @@ fn trailers_of(frame: &Bytes, pairs: Pairs<'_>) -> Result<Option<Box<HeaderMap>>
     Ok((!trailers.is_empty()).then(|| Box::new(trailers)))
 }
 
-/// Room for as many pairs as are there: each was seen whole before.
-fn map_for(pairs: Pairs<'_>) -> Result<HeaderMap, WireError> {
-    HeaderMap::try_with_capacity(pairs.len()).map_err(|_| too_many(pairs))
-}
-
 fn value_of(frame: &Bytes, value: &[u8], index: usize) -> Result<HeaderValue, WireError> {
     HeaderValue::from_maybe_shared(frame.slice_ref(value)).map_err(|_| WireError::Value { index })
 }
 
-/// `http::HeaderMap` has a limit of its own, 32,768 names, which settings may exceed.
+/// Room is made at once for as many pairs as there are, up to this; each was seen whole before.
+const ROOM: usize = 256;
+
+/// `http::HeaderMap` has a limit of its own, which settings may exceed.
 fn too_many(pairs: Pairs<'_>) -> WireError {
-    WireError::TooManyPairs { count: pairs.len(), limit: 1 << 15 }
+    WireError::TooManyPairs { count: pairs.len(), limit: 24_576 }
 }

@@ -6,8 +6,10 @@ use http::{HeaderMap, Method, StatusCode, request};
 
 use super::decode::{ChunkFrame, PROTO, RequestFrame, ResponseFrame};
 use super::error::EncodeError;
-use super::fields::{Block, Headers, Size, Trailers};
+use super::fields::{Fields, MapFields, RawFields};
 use super::frame::{CHUNK_LEN, FrameType, HEADER_LEN, MAGIC, MESSAGE_LEN, SLOT_LEN, VERSION};
+use super::pairs::Pairs;
+use super::tail::Tail;
 use super::{Limits, MAX_METHOD_LEN, PREFIX_LEN, names};
 
 /// The body of a frame.
@@ -26,6 +28,12 @@ impl Payload<'_> {
         match self {
             Self::Inline(bytes) => bytes.len(),
             Self::Detached(len) => *len,
+        }
+    }
+
+    fn put(&self, out: &mut Tail<'_>) {
+        if let Self::Inline(bytes) = self {
+            out.put(bytes);
         }
     }
 }
@@ -62,16 +70,13 @@ pub fn put_request(
     };
     check_target(target.as_bytes())?;
     let slash: &[u8] = if target.starts_with('?') { b"/" } else { b"" };
-    let headers = Headers::measure(&head.headers, authority);
-    let trailers = Trailers::measure(headers.declaring(), trailers);
     Message {
         kind: FrameType::Request,
         lead: Lead::Method(method),
         second: [slash, target.as_bytes()],
         proto: PROTO.as_bytes(),
-        headers,
+        fields: MapFields::new(Some(&head.headers), authority, trailers),
         payload,
-        trailers,
     }
     .put(out, limits)
 }
@@ -89,9 +94,8 @@ pub fn put_response(
     trailers: Option<&HeaderMap>,
     limits: &Limits,
 ) -> Result<usize, EncodeError> {
-    let headers = Headers::measure(headers, "");
-    let trailers = Trailers::measure(headers.declaring(), trailers);
-    put_answer(out, FrameType::Response, status, headers, payload, trailers, limits)
+    let fields = MapFields::new(Some(headers), "", trailers);
+    put_answer(out, FrameType::Response, status, fields, payload, limits)
 }
 
 /// Appends the head of a streamed response behind its prefix; [`put_data`] and [`put_end`] follow.
@@ -108,9 +112,8 @@ pub fn put_head(
     headers: &HeaderMap,
     limits: &Limits,
 ) -> Result<(), EncodeError> {
-    let headers = Headers::measure(headers, "");
-    put_answer(out, FrameType::Head, status, headers, Payload::Inline(&[]), Trailers::default(), limits)
-        .map(|_| ())
+    let fields = MapFields::new(Some(headers), "", None);
+    put_answer(out, FrameType::Head, status, fields, Payload::Inline(&[]), limits).map(|_| ())
 }
 
 /// Appends a data frame behind its prefix. Returns where the piece starts, as [`put_request`] does.
@@ -120,10 +123,13 @@ pub fn put_head(
 /// A piece that is too long for one frame; `out` is unchanged then.
 pub fn put_data(out: &mut BytesMut, payload: Payload<'_>, limits: &Limits) -> Result<usize, EncodeError> {
     let frame_len = checked_len(&[HEADER_LEN, CHUNK_LEN, payload.len()], limits)?;
-    out.reserve(PREFIX_LEN + HEADER_LEN + CHUNK_LEN + inline_len(payload));
-    put_header(out, FrameType::Data, frame_len);
-    Slots { at: 0, tail: CHUNK_LEN }.put(out, payload.len());
-    Ok(put_payload(out, payload))
+    out.put_slice(&header(FrameType::Data, frame_len));
+    out.put_slice(slots([payload.len()], None).as_flattened());
+    let at = out.len();
+    if let Payload::Inline(bytes) = payload {
+        out.put_slice(bytes);
+    }
+    Ok(at)
 }
 
 /// Appends an end frame with the trailers behind its prefix.
@@ -132,7 +138,7 @@ pub fn put_data(out: &mut BytesMut, payload: Payload<'_>, limits: &Limits) -> Re
 ///
 /// More trailers than the limits; `out` is unchanged then.
 pub fn put_end(out: &mut BytesMut, trailers: Option<&HeaderMap>, limits: &Limits) -> Result<(), EncodeError> {
-    put_end_block(out, &Trailers::measure(None, trailers), limits)
+    put_end_fields(out, MapFields::new(None, "", trailers), limits)
 }
 
 impl RequestFrame<'_> {
@@ -152,9 +158,8 @@ impl RequestFrame<'_> {
             lead: Lead::Method(method),
             second: [target, &[]],
             proto: checked_proto(self.proto)?,
-            headers: self.headers,
+            fields: RawFields { headers: self.headers, trailers: self.trailers },
             payload: Payload::Inline(self.body),
-            trailers: self.trailers,
         }
         .put(out, limits)
         .map(|_| ())
@@ -184,9 +189,8 @@ impl ResponseFrame<'_> {
             lead: Lead::Status(status),
             second: [if self.reason.is_empty() { reason_of(status) } else { self.reason }, &[]],
             proto: checked_proto(self.proto)?,
-            headers: self.headers,
+            fields: RawFields { headers: self.headers, trailers: self.trailers },
             payload: Payload::Inline(self.body),
-            trailers: self.trailers,
         }
         .put(out, limits)
         .map(|_| ())
@@ -202,21 +206,22 @@ impl ChunkFrame<'_> {
     pub fn put(&self, out: &mut BytesMut, limits: &Limits) -> Result<(), EncodeError> {
         match self {
             Self::Data(data) => put_data(out, Payload::Inline(data), limits).map(|_| ()),
-            Self::End(trailers) => put_end_block(out, trailers, limits),
+            Self::End(trailers) => {
+                put_end_fields(out, RawFields { headers: Pairs::default(), trailers: *trailers }, limits)
+            }
         }
     }
 }
 
 /// Everything of a request, response or head, ready to be measured and written.
-struct Message<'a, H, T> {
+struct Message<'a, F> {
     kind: FrameType,
     lead: Lead<'a>,
     /// The target or the reason, in two pieces: `http` keeps a path that is only a query without its slash.
     second: [&'a [u8]; 2],
     proto: &'a [u8],
-    headers: H,
+    fields: F,
     payload: Payload<'a>,
-    trailers: T,
 }
 
 /// The first slot.
@@ -226,37 +231,36 @@ enum Lead<'a> {
     Status(u16),
 }
 
-impl<H: Block, T: Block> Message<'_, H, T> {
-    fn put(self, out: &mut BytesMut, limits: &Limits) -> Result<usize, EncodeError> {
-        let headers_len = checked_block(&self.headers, limits)?;
-        let trailers_len = checked_block(&self.trailers, limits)?;
-        let [left, right] = self.second;
-        let second_len = left.len() + right.len();
-        let (lead, lead_len) = match self.lead {
-            Lead::Method(method) => (method, method.len()),
-            Lead::Status(_) => (&[][..], 0),
-        };
-        let body_len = self.payload.len();
-        let before = HEADER_LEN + MESSAGE_LEN + lead_len + second_len + self.proto.len();
-        let frame_len = checked_len(&[before, headers_len, body_len, trailers_len], limits)?;
+impl<F: Fields> Message<'_, F> {
+    /// One walk over the headers: where things stand is filled in when it is known.
+    fn put(mut self, out: &mut BytesMut, limits: &Limits) -> Result<usize, EncodeError> {
+        Tail::of(out, |out| {
+            let start = out.position();
+            let [left, right] = self.second;
+            let (lead, lead_slot) = match self.lead {
+                Lead::Method(method) => (method, None),
+                Lead::Status(status) => (&[][..], Some(u64::from(status))),
+            };
+            out.skip(PREFIX_LEN + HEADER_LEN + MESSAGE_LEN);
+            out.put_texts([lead, left, right, self.proto]);
+            let headers_len = self.fields.put_headers(out, limits)?;
+            let body_at = out.position();
+            let body_len = self.payload.len();
+            if body_len > 0 {
+                // Held against the limit before it is copied.
+                checked_len(&[body_at - start - PREFIX_LEN, body_len], limits)?;
+                self.payload.put(out);
+            }
+            // What a head declares as trailers comes in the end frame.
+            let trailers_len =
+                if self.kind == FrameType::Head { 0 } else { self.fields.put_trailers(out, limits)? };
 
-        out.reserve(PREFIX_LEN + before + headers_len + inline_len(self.payload) + trailers_len);
-        put_header(out, self.kind, frame_len);
-        let mut slots = Slots { at: 0, tail: MESSAGE_LEN };
-        match self.lead {
-            Lead::Method(method) => slots.put(out, method.len()),
-            Lead::Status(status) => slots.put_plain(out, status),
-        }
-        for len in [second_len, self.proto.len(), headers_len, body_len, trailers_len] {
-            slots.put(out, len);
-        }
-        for piece in [lead, left, right, self.proto] {
-            out.put_slice(piece);
-        }
-        self.headers.put(out);
-        let body_at = put_payload(out, self.payload);
-        self.trailers.put(out);
-        Ok(body_at)
+            let frame_len = checked_len(&[body_at - start - PREFIX_LEN, body_len, trailers_len], limits)?;
+            let second_len = left.len() + right.len();
+            let lens = [lead.len(), second_len, self.proto.len(), headers_len, body_len, trailers_len];
+            fill_head(out, start, self.kind, frame_len, slots(lens, lead_slot));
+            Ok(body_at)
+        })
     }
 }
 
@@ -264,9 +268,8 @@ fn put_answer(
     out: &mut BytesMut,
     kind: FrameType,
     status: StatusCode,
-    headers: Headers<'_>,
+    fields: MapFields<'_>,
     payload: Payload<'_>,
-    trailers: Trailers<'_>,
     limits: &Limits,
 ) -> Result<usize, EncodeError> {
     let status = status.as_u16();
@@ -275,68 +278,64 @@ fn put_answer(
     }
     let second = [reason_of(status), &[]];
     let lead = Lead::Status(status);
-    Message { kind, lead, second, proto: PROTO.as_bytes(), headers, payload, trailers }.put(out, limits)
+    Message { kind, lead, second, proto: PROTO.as_bytes(), fields, payload }.put(out, limits)
 }
 
-fn put_end_block(out: &mut BytesMut, trailers: &impl Block, limits: &Limits) -> Result<(), EncodeError> {
-    let len = checked_block(trailers, limits)?;
-    let frame_len = checked_len(&[HEADER_LEN, CHUNK_LEN, len], limits)?;
-    out.reserve(PREFIX_LEN + frame_len);
-    put_header(out, FrameType::End, frame_len);
-    Slots { at: 0, tail: CHUNK_LEN }.put(out, len);
-    trailers.put(out);
-    Ok(())
+fn put_end_fields(out: &mut BytesMut, mut fields: impl Fields, limits: &Limits) -> Result<(), EncodeError> {
+    Tail::of(out, |out| {
+        let start = out.position();
+        out.skip(PREFIX_LEN + HEADER_LEN + CHUNK_LEN);
+        let len = fields.put_trailers(out, limits)?;
+        let frame_len = checked_len(&[HEADER_LEN, CHUNK_LEN, len], limits)?;
+        fill_head(out, start, FrameType::End, frame_len, slots([len], None));
+        Ok(())
+    })
 }
 
-fn put_header(out: &mut BytesMut, kind: FrameType, frame_len: usize) {
-    let frame_len = narrow(frame_len);
-    out.put_u32(frame_len);
-    out.put_slice(&MAGIC);
-    out.put_u16_le(VERSION);
-    out.put_slice(&[0, kind.to_byte()]);
-    out.put_u32_le(narrow(HEADER_LEN));
-    out.put_u32_le(frame_len);
+/// Writes prefix, frame header and object over the room that was left for them at `start`.
+fn fill_head<const COUNT: usize>(
+    out: &mut Tail<'_>,
+    start: usize,
+    kind: FrameType,
+    frame_len: usize,
+    slots: [[u8; SLOT_LEN]; COUNT],
+) {
+    let (head, rest) = out.written_from(start).split_at_mut(PREFIX_LEN + HEADER_LEN);
+    head.copy_from_slice(&header(kind, frame_len));
+    rest.split_at_mut(COUNT * SLOT_LEN).0.copy_from_slice(slots.as_flattened());
 }
 
-/// Where the next slot stands and what it points to, both from the start of the object.
-struct Slots {
-    at: usize,
-    tail: usize,
+/// The prefix and the frame header.
+fn header(kind: FrameType, frame_len: usize) -> [u8; PREFIX_LEN + HEADER_LEN] {
+    let [p0, p1, p2, p3] = narrow(frame_len).to_be_bytes();
+    let [z, a, p, nul] = MAGIC;
+    let [v0, v1] = VERSION.to_le_bytes();
+    let [r0, r1, r2, r3] = narrow(HEADER_LEN).to_le_bytes();
+    [p0, p1, p2, p3, z, a, p, nul, v0, v1, 0, kind.to_byte(), r0, r1, r2, r3, p3, p2, p1, p0]
 }
 
-impl Slots {
-    fn put(&mut self, out: &mut BytesMut, len: usize) {
-        let rel = if len == 0 { 0 } else { self.tail - self.at };
-        out.put_u32_le(narrow(rel));
-        out.put_u32_le(narrow(len));
-        self.tail += len;
-        self.at += SLOT_LEN;
+/// The object: a slot for each of the fields that follow it in this order. `lead` stands in the first slot
+/// in place of an offset and a length.
+fn slots<const COUNT: usize>(lens: [usize; COUNT], lead: Option<u64>) -> [[u8; SLOT_LEN]; COUNT] {
+    let mut slots = [[0; SLOT_LEN]; COUNT];
+    let mut rel = narrow(COUNT * SLOT_LEN);
+    for (slot, len) in slots.iter_mut().zip(lens) {
+        let len = narrow(len);
+        if len > 0 {
+            *slot = (u64::from(rel) | u64::from(len) << 32).to_le_bytes();
+        }
+        // Counted from the slot itself, and the next one stands further on. Nothing wraps in a frame whose
+        // length was checked.
+        rel = rel.wrapping_add(len).wrapping_sub(SLOT_LEN as u32);
     }
-
-    /// A slot that holds its value itself.
-    fn put_plain(&mut self, out: &mut BytesMut, value: u16) {
-        out.put_u64_le(value.into());
-        self.at += SLOT_LEN;
+    if let (Some(lead), Some(first)) = (lead, slots.first_mut()) {
+        *first = lead.to_le_bytes();
     }
-}
-
-fn put_payload(out: &mut BytesMut, payload: Payload<'_>) -> usize {
-    let at = out.len();
-    if let Payload::Inline(bytes) = payload {
-        out.put_slice(bytes);
-    }
-    at
-}
-
-fn inline_len(payload: Payload<'_>) -> usize {
-    match payload {
-        Payload::Inline(bytes) => bytes.len(),
-        Payload::Detached(_) => 0,
-    }
+    slots
 }
 
 /// Offsets and lengths inside a frame whose length was checked against [`MAX_FRAME_LEN`](super::MAX_FRAME_LEN).
-pub(super) fn narrow(len: usize) -> u32 {
+fn narrow(len: usize) -> u32 {
     debug_assert!(len <= super::MAX_FRAME_LEN, "no part is longer than its frame");
     len as u32
 }
@@ -345,17 +344,6 @@ fn checked_len(parts: &[usize], limits: &Limits) -> Result<usize, EncodeError> {
     let len = parts.iter().fold(0, |sum: usize, &part| sum.saturating_add(part));
     let limit = limits.frame_len();
     if len > limit { Err(EncodeError::FrameTooLong { len, limit }) } else { Ok(len) }
-}
-
-fn checked_block(block: &impl Block, limits: &Limits) -> Result<usize, EncodeError> {
-    let Size { count, len } = block.size();
-    if count > limits.max_pairs {
-        return Err(EncodeError::TooManyPairs { count, limit: limits.max_pairs });
-    }
-    if len > limits.max_block_len {
-        return Err(EncodeError::BlockTooLong { len, limit: limits.max_block_len });
-    }
-    Ok(len)
 }
 
 fn check_target(target: &[u8]) -> Result<(), EncodeError> {

@@ -1,151 +1,132 @@
 //! Which headers and trailers of a message travel, and in which block (zaphttp §2).
 
-use bytes::{BufMut, BytesMut};
 use http::header::{Entry, HOST, HeaderName, TRAILER};
 use http::{HeaderMap, HeaderValue};
 
-use super::encode::narrow;
+use super::Limits;
+use super::error::EncodeError;
 use super::names::{self, Travel};
-use super::pairs::Pairs;
+use super::pairs::{BlockWriter, Pairs};
+use super::tail::Tail;
 
-/// What a pair block is written from. Measured before a byte is written, so that limits hold first.
-pub(super) trait Block {
-    fn size(&self) -> Size;
-    fn put(&self, out: &mut BytesMut);
+/// What the two pair blocks of a message are written from, headers first.
+///
+/// Each method appends its block and gives its length; it appends nothing where there are no pairs. More
+/// than the limits is an error, found before it is written; the caller takes back what was appended by then.
+pub(super) trait Fields {
+    fn put_headers(&mut self, out: &mut Tail<'_>, limits: &Limits) -> Result<usize, EncodeError>;
+    fn put_trailers(&mut self, out: &mut Tail<'_>, limits: &Limits) -> Result<usize, EncodeError>;
 }
 
-/// What a block takes: the number of pairs and its length in bytes, 0 and 0 when there is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Size {
-    pub(super) count: usize,
-    pub(super) len: usize,
+/// Checked blocks, as they are.
+pub(super) struct RawFields<'a> {
+    pub(super) headers: Pairs<'a>,
+    pub(super) trailers: Pairs<'a>,
 }
 
-impl Size {
-    fn add(&mut self, name: &str, value: &[u8]) {
-        let count_len = if self.count == 0 { 4 } else { 0 };
-        self.count += 1;
-        // Values may share one allocation, so memory does not bound their sum.
-        self.len = self.len.saturating_add(count_len + 8 + name.len()).saturating_add(value.len());
-    }
-}
-
-impl Block for Pairs<'_> {
-    fn size(&self) -> Size {
-        Size { count: self.len(), len: self.block_len() }
+impl Fields for RawFields<'_> {
+    fn put_headers(&mut self, out: &mut Tail<'_>, limits: &Limits) -> Result<usize, EncodeError> {
+        self.headers.put(out, limits)
     }
 
-    fn put(&self, out: &mut BytesMut) {
-        Pairs::put(self, out);
+    fn put_trailers(&mut self, out: &mut Tail<'_>, limits: &Limits) -> Result<usize, EncodeError> {
+        self.trailers.put(out, limits)
     }
 }
 
-/// The headers of a message that travel.
-pub(super) struct Headers<'a> {
-    map: &'a HeaderMap,
-    /// The one `Host`, written first.
-    host: Option<&'a [u8]>,
-    /// Whether a `Trailer` header takes names out of this block.
-    declares: bool,
-    size: Size,
-}
-
-impl<'a> Headers<'a> {
-    /// `authority` is the `Host` of a message that has none; empty for no `Host`.
-    pub(super) fn measure(map: &'a HeaderMap, authority: &'a str) -> Self {
-        let mut headers = Self { map, host: None, declares: false, size: Size::default() };
-        for (name, value) in map {
-            let (name, value) = (name.as_str(), value.as_bytes());
-            match names::travel(name) {
-                Travel::Host => headers.host = Some(value),
-                Travel::Trailer => headers.declares = true,
-                travel if travel.allows(value) => headers.size.add(name, value),
-                _ => {}
-            }
-        }
-        if headers.host.is_none() && !authority.is_empty() {
-            headers.host = Some(authority.as_bytes());
-        }
-        if headers.declares {
-            let mut size = Size::default();
-            for (name, value) in map.iter().filter(|(name, value)| headers.takes(name, value)) {
-                size.add(name.as_str(), value.as_bytes());
-            }
-            headers.size = size;
-        }
-        if let Some(host) = headers.host {
-            headers.size.add(HOST.as_str(), host);
-        }
-        headers
-    }
-
-    /// The headers again, if some of them belong into the trailer block.
-    pub(super) fn declaring(&self) -> Option<&'a HeaderMap> {
-        self.declares.then_some(self.map)
-    }
-
-    fn takes(&self, name: &HeaderName, value: &HeaderValue) -> bool {
-        names::travel(name.as_str()).allows(value.as_bytes())
-            && !(self.declares && is_declared(self.map, name))
-    }
-}
-
-impl Block for Headers<'_> {
-    fn size(&self) -> Size {
-        self.size
-    }
-
-    fn put(&self, out: &mut BytesMut) {
-        put_count(out, self.size);
-        if let Some(host) = self.host {
-            put_pair(out, HOST.as_str(), host);
-        }
-        for (name, value) in self.map.iter().filter(|(name, value)| self.takes(name, value)) {
-            put_pair(out, name.as_str(), value.as_bytes());
-        }
-    }
-}
-
-/// The trailers of a message: what its headers declare as such, and what came after its body.
+/// What travels of `http`'s maps.
 #[derive(Default)]
-pub(super) struct Trailers<'a> {
-    /// Headers with a `Trailer` header among them.
-    declaring: Option<&'a HeaderMap>,
-    map: Option<&'a HeaderMap>,
-    size: Size,
+pub(super) struct MapFields<'a> {
+    headers: Option<&'a HeaderMap>,
+    /// The `Host` of a message that has none; empty for no `Host`.
+    authority: &'a str,
+    /// What came after the body.
+    trailers: Option<&'a HeaderMap>,
+    /// Whether a `Trailer` header was met, which takes names out of the header block.
+    declares: bool,
 }
 
-impl<'a> Trailers<'a> {
-    pub(super) fn measure(declaring: Option<&'a HeaderMap>, map: Option<&'a HeaderMap>) -> Self {
-        let mut trailers = Self { declaring, map, size: Size::default() };
-        let mut size = Size::default();
-        trailers.each(|name, value| size.add(name, value));
-        trailers.size = size;
-        trailers
+impl<'a> MapFields<'a> {
+    pub(super) fn new(
+        headers: Option<&'a HeaderMap>,
+        authority: &'a str,
+        trailers: Option<&'a HeaderMap>,
+    ) -> Self {
+        Self { headers, authority, trailers, declares: false }
     }
+}
 
-    fn each(&self, mut take: impl FnMut(&str, &[u8])) {
-        let after = self.map.into_iter().flatten().filter(|(name, _)| names::may_trail(name.as_str()));
-        let declared = self.declaring.into_iter().flat_map(|map| {
-            // The later word wins: a trailer that came after the body replaces the header of its name.
-            let replaced = |name| self.map.is_some_and(|after| after.contains_key(name));
-            map.iter().filter(move |(name, _)| is_declared(map, name) && !replaced(*name))
-        });
-        for (name, value) in declared.chain(after) {
-            take(name.as_str(), value.as_bytes());
+impl Fields for MapFields<'_> {
+    fn put_headers(&mut self, out: &mut Tail<'_>, limits: &Limits) -> Result<usize, EncodeError> {
+        let Some(map) = self.headers else {
+            return Ok(0);
+        };
+        let mut block = BlockWriter::new(out, limits);
+        if !self.authority.is_empty() && !map.contains_key(HOST) {
+            block.put(HOST.as_str().as_bytes(), self.authority.as_bytes())?;
         }
+        let start = block.mark();
+        if put_headers(&mut block, map, false)? {
+            self.declares = true;
+            block.back_to(start);
+            put_headers(&mut block, map, true)?;
+        }
+        Ok(block.end())
+    }
+
+    fn put_trailers(&mut self, out: &mut Tail<'_>, limits: &Limits) -> Result<usize, EncodeError> {
+        if !self.declares && self.trailers.is_none() {
+            return Ok(0);
+        }
+        let mut block = BlockWriter::new(out, limits);
+        let after = self.trailers;
+        if let (true, Some(map)) = (self.declares, self.headers) {
+            for (name, value) in map.iter().filter(|(name, _)| is_declared(map, name)) {
+                // The later word wins: a trailer that came after the body replaces the header of its name.
+                if !after.is_some_and(|after| after.contains_key(name)) {
+                    block.put(name.as_str().as_bytes(), value.as_bytes())?;
+                }
+            }
+        }
+        for (name, value) in after.into_iter().flatten() {
+            if names::may_trail(name.as_str()) {
+                block.put(name.as_str().as_bytes(), value.as_bytes())?;
+            }
+        }
+        Ok(block.end())
     }
 }
 
-impl Block for Trailers<'_> {
-    fn size(&self) -> Size {
-        self.size
+/// Puts the headers that travel; without those that are declared as trailers, if they are to be looked for.
+/// Whether there are declarations.
+#[inline]
+fn put_headers(
+    block: &mut BlockWriter<'_, '_>,
+    map: &HeaderMap,
+    without_declared: bool,
+) -> Result<bool, EncodeError> {
+    let mut before_host = None;
+    let mut declares = false;
+    for (name, value) in map {
+        let (text, value) = (name.as_str(), value.as_bytes());
+        match names::travel(text) {
+            Travel::Yes if without_declared && is_declared(map, name) => continue,
+            Travel::Yes => {}
+            // The values of a name come one after the other: the last one stays.
+            Travel::Host => match before_host {
+                None => before_host = Some(block.mark()),
+                Some(mark) => block.back_to(mark),
+            },
+            Travel::Te if names::is_trailers(value) => {}
+            Travel::Trailer => {
+                declares = true;
+                continue;
+            }
+            Travel::Te | Travel::No => continue,
+        }
+        block.put(text.as_bytes(), value)?;
     }
-
-    fn put(&self, out: &mut BytesMut) {
-        put_count(out, self.size);
-        self.each(|name, value| put_pair(out, name, value));
-    }
+    Ok(declares)
 }
 
 /// Takes what a `Trailer` header declares out of `headers`, and that header with it.
@@ -187,17 +168,4 @@ fn is_declared(map: &HeaderMap, name: &HeaderName) -> bool {
 
 fn declared_names(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
-}
-
-fn put_count(out: &mut BytesMut, size: Size) {
-    if size.count > 0 {
-        out.put_u32_le(narrow(size.count));
-    }
-}
-
-fn put_pair(out: &mut BytesMut, name: &str, value: &[u8]) {
-    out.put_u32_le(narrow(name.len()));
-    out.put_slice(name.as_bytes());
-    out.put_u32_le(narrow(value.len()));
-    out.put_slice(value);
 }

@@ -41,6 +41,7 @@ mod fields;
 mod frame;
 mod names;
 mod pairs;
+mod tail;
 
 pub use convert::{Answer, Chunk, read_chunk, read_request, read_response};
 pub use decode::{ChunkFrame, RequestFrame, ResponseFrame, decode_chunk, decode_request, decode_response};

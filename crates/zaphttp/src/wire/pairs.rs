@@ -1,8 +1,9 @@
 //! Header and trailer blocks.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 
 use super::error::{EncodeError, WireError};
+use super::tail::Tail;
 use super::{Limits, names};
 
 const COUNT_LEN: usize = 4;
@@ -72,15 +73,25 @@ impl<'a> Pairs<'a> {
     }
 
     /// The bytes that the block takes in a frame.
-    pub(super) fn block_len(&self) -> usize {
+    fn block_len(&self) -> usize {
         if self.is_empty() { 0 } else { COUNT_LEN + self.pairs.len() }
     }
 
-    pub(super) fn put(&self, out: &mut BytesMut) {
-        if let Ok(count @ 1..) = u32::try_from(self.count) {
-            out.put_u32_le(count);
-            out.put_slice(self.pairs);
+    /// Appends the block as it is, and gives its length.
+    pub(super) fn put(&self, out: &mut Tail<'_>, limits: &Limits) -> Result<usize, EncodeError> {
+        let (len, limit) = (self.block_len(), block_limit(limits));
+        if len > limit {
+            return Err(EncodeError::BlockTooLong { len, limit });
         }
+        match u32::try_from(self.count) {
+            Ok(0) => {}
+            Ok(count) if self.count <= limits.max_pairs => {
+                out.put(&count.to_le_bytes());
+                out.put(self.pairs);
+            }
+            _ => return Err(EncodeError::TooManyPairs { count: self.count, limit: limits.max_pairs }),
+        }
+        Ok(len)
     }
 }
 
@@ -142,54 +153,103 @@ pub fn put_pairs<'p>(
     pairs: impl IntoIterator<Item = (&'p [u8], &'p [u8])>,
     limits: &Limits,
 ) -> Result<(), EncodeError> {
-    let start = out.len();
-    let written = append_pairs(out, start, pairs, limits);
-    if written.is_err() {
-        out.truncate(start);
-    }
-    written
+    Tail::of(out, |out| {
+        let mut block = BlockWriter::new(out, limits);
+        for (index, (name, value)) in pairs.into_iter().enumerate() {
+            if !names::is_token(name) {
+                return Err(EncodeError::Name { index });
+            }
+            if !names::is_value(value) {
+                return Err(EncodeError::Value { index });
+            }
+            block.put(name, value)?;
+        }
+        block.end();
+        Ok(())
+    })
 }
 
-fn append_pairs<'p>(
-    out: &mut BytesMut,
+/// A block that grows at the end of a buffer. Names and values were judged by their types or by the caller.
+pub(super) struct BlockWriter<'o, 'b> {
+    out: &'o mut Tail<'b>,
     start: usize,
-    pairs: impl IntoIterator<Item = (&'p [u8], &'p [u8])>,
-    limits: &Limits,
-) -> Result<(), EncodeError> {
-    let mut count = 0usize;
-    for (index, (name, value)) in pairs.into_iter().enumerate() {
-        count = index + 1;
-        if count > limits.max_pairs {
-            return Err(EncodeError::TooManyPairs { count, limit: limits.max_pairs });
-        }
-        if !names::is_token(name) {
-            return Err(EncodeError::Name { index });
-        }
-        if !names::is_value(value) {
-            return Err(EncodeError::Value { index });
-        }
-        if index == 0 {
-            out.put_u32_le(0);
-        }
-        let written = out.len() - start;
-        let len = written.saturating_add(MIN_PAIR_LEN).saturating_add(name.len()).saturating_add(value.len());
-        let too_long = EncodeError::BlockTooLong { len, limit: limits.max_block_len };
-        let (Ok(name_len), Ok(value_len)) = (u32::try_from(name.len()), u32::try_from(value.len())) else {
-            return Err(too_long);
+    /// What the limits leave.
+    room: Room,
+    limits: Limits,
+}
+
+#[derive(Clone, Copy)]
+struct Room {
+    count: usize,
+    len: usize,
+}
+
+/// A place in a block to which it can be cut back.
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    position: usize,
+    room: Room,
+}
+
+impl<'o, 'b> BlockWriter<'o, 'b> {
+    pub(super) fn new(out: &'o mut Tail<'b>, limits: &Limits) -> Self {
+        let start = out.position();
+        out.skip(COUNT_LEN);
+        let limits = Limits { max_block_len: block_limit(limits), ..*limits };
+        let room = Room { count: limits.max_pairs, len: limits.max_block_len.saturating_sub(COUNT_LEN) };
+        Self { out, start, room, limits }
+    }
+
+    #[inline]
+    pub(super) fn put(&mut self, name: &[u8], value: &[u8]) -> Result<(), EncodeError> {
+        // Two slices and a little: nowhere near the end of an integer.
+        let len = MIN_PAIR_LEN + name.len() + value.len();
+        let (Some(count_left), Some(len_left)) =
+            (self.room.count.checked_sub(1), self.room.len.checked_sub(len))
+        else {
+            return Err(self.full(len));
         };
-        if len > limits.max_block_len {
-            return Err(too_long);
+        self.room = Room { count: count_left, len: len_left };
+        self.out.put_pair(name, value);
+        Ok(())
+    }
+
+    #[cold]
+    fn full(&self, len: usize) -> EncodeError {
+        let Limits { max_pairs, max_block_len, .. } = self.limits;
+        if self.room.count == 0 {
+            EncodeError::TooManyPairs { count: max_pairs.saturating_add(1), limit: max_pairs }
+        } else {
+            EncodeError::BlockTooLong { len: max_block_len - self.room.len + len, limit: max_block_len }
         }
-        out.put_u32_le(name_len);
-        out.put_slice(name);
-        out.put_u32_le(value_len);
-        out.put_slice(value);
     }
-    let Ok(pair_count) = u32::try_from(count) else {
-        return Err(EncodeError::TooManyPairs { count, limit: limits.max_pairs });
-    };
-    if let Some(place) = out.get_mut(start..).and_then(<[u8]>::first_chunk_mut) {
-        *place = pair_count.to_le_bytes();
+
+    pub(super) fn mark(&self) -> Mark {
+        Mark { position: self.out.position(), room: self.room }
     }
-    Ok(())
+
+    pub(super) fn back_to(&mut self, mark: Mark) {
+        self.out.back_to(mark.position);
+        self.room = mark.room;
+    }
+
+    /// Fills in how many pairs there are; the length of the block, which is 0 without any.
+    pub(super) fn end(self) -> usize {
+        let count = self.limits.max_pairs - self.room.count;
+        if count == 0 {
+            self.out.back_to(self.start);
+            return 0;
+        }
+        let block = self.out.written_from(self.start);
+        if let Some(place) = block.first_chunk_mut() {
+            // Each pair takes bytes of the block.
+            *place = (count as u32).to_le_bytes();
+        }
+        block.len()
+    }
+}
+
+/// No block is longer than a frame, whatever the setting.
+fn block_limit(limits: &Limits) -> usize {
+    limits.max_block_len.min(limits.frame_len())
 }

@@ -55,7 +55,7 @@ fn encoding_into_a_warm_buffer_allocates_nothing() {
 #[test]
 fn a_detached_body_takes_no_room() {
     let (head, ()) = Request::post("/").body(()).unwrap().into_parts();
-    let mut out = BytesMut::with_capacity(256);
+    let mut out = BytesMut::with_capacity(1024);
     let used = measure(|| {
         wire::put_request(&mut out, &head, Payload::Detached(32 << 20), None, &Limits::default()).unwrap();
     });

@@ -228,6 +228,21 @@ fn s074_the_limits_on_pairs_hold_from_both_sides_and_can_be_set() {
 }
 
 #[test]
+fn s074_more_names_than_http_can_hold_are_refused() {
+    let limits = Limits { max_pairs: 100_000, max_block_len: 8 << 20, ..Limits::default() };
+    let names: Vec<_> = (0..40_000).map(|number| (format!("x-{number}").into_bytes(), Vec::new())).collect();
+    let frame = Naive { headers: block(&names), ..Naive::request() }.frame();
+    assert_eq!(wire::decode_request(&frame, &limits).map(|parts| parts.headers.len()), Ok(40_000));
+    let refused = wire::read_request(frame.into(), &limits).expect_err("its map holds 24,576");
+    assert_eq!(refused, WireError::TooManyPairs { count: 40_000, limit: 24_576 });
+    let names: Vec<_> =
+        (0..30_000).map(|number| (b"x-one".to_vec(), format!("{number}").into_bytes())).collect();
+    let frame = Naive { trailers: block(&names), ..Naive::request() }.frame();
+    let (_, trailers) = wire::read_request(frame.into(), &limits).expect("values of one name");
+    assert_eq!(trailers.map(|trailers| trailers.len()), Some(30_000));
+}
+
+#[test]
 fn s070_a_null_slot_and_no_block_are_no_pairs() {
     let none = Pairs::parse(&[], &Limits::default()).expect("no block");
     assert!(none.is_empty());
