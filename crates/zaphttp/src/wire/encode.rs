@@ -101,7 +101,7 @@ pub fn put_response(
 /// Appends the head of a streamed response behind its prefix; [`put_data`] and [`put_end`] follow.
 ///
 /// Headers that a `Trailer` header declares are left out, as they belong into the end frame: take them with
-/// [`take_declared_trailers`] before.
+/// [`take_declared_trailers`](super::take_declared_trailers) before.
 ///
 /// # Errors
 ///
