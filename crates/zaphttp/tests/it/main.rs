@@ -6,7 +6,9 @@
     reason = "helpers of tests: a panic is how they fail"
 )]
 
+mod cost;
 mod exchange;
+mod faults;
 mod hostile;
 mod kit;
 mod pool;
