@@ -31,6 +31,9 @@ enum Source {
         _file: SocketFile,
     },
     Memory(mpsc::Receiver<DuplexStream>),
+    /// What a test says, one after the other; then nothing.
+    #[cfg(test)]
+    Script(std::collections::VecDeque<io::Result<DuplexStream>>),
 }
 
 impl Listener {
@@ -94,6 +97,11 @@ impl Listener {
         (Self { source: Source::Memory(receiver) }, MemoryConnector { sender })
     }
 
+    #[cfg(test)]
+    pub(super) fn script(script: impl IntoIterator<Item = io::Result<DuplexStream>>) -> Self {
+        Self { source: Source::Script(script.into_iter().collect()) }
+    }
+
     /// The TCP address, with the port that was taken.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match &self.source {
@@ -108,6 +116,11 @@ impl Listener {
             Source::Tcp(listener) => listener.accept().await.map(|(io, _)| Accepted::Tcp(io)),
             Source::Unix { listener, .. } => listener.accept().await.map(|(io, _)| Accepted::Unix(io)),
             Source::Memory(receiver) => Ok(Accepted::Memory(receiver.recv().await?)),
+            #[cfg(test)]
+            Source::Script(script) => match script.pop_front() {
+                Some(accepted) => accepted.map(Accepted::Memory),
+                None => std::future::pending().await,
+            },
         })
     }
 }

@@ -277,3 +277,88 @@ impl Backoff {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::io::{self, ErrorKind};
+
+    use tokio::io::AsyncReadExt;
+    use tower::service_fn;
+
+    use super::*;
+
+    fn nothing() -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static {
+        service_fn(async |_: Request<Body>| Ok(Response::new(Body::empty())))
+    }
+
+    /// When the server has closed a connection that it was told to accept after `errors`.
+    async fn accepted_after(errors: Vec<io::Error>) -> Duration {
+        let (mut near, far) = tokio::io::duplex(64);
+        let script = errors.into_iter().map(Err).chain([Ok(far)]);
+        let builder = Server::builder().idle_timeout(Duration::ZERO);
+        let start = Instant::now();
+        let _server = builder.serve(Listener::script(script), nothing());
+        assert_eq!(near.read(&mut [0]).await.unwrap(), 0, "accepted, idle, closed");
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s046_accepting_goes_on_after_errors_at_longer_and_longer_distances() {
+        let errors = |count: usize| {
+            // EMFILE, ENFILE, ECONNABORTED, EPERM.
+            let kinds = [24, 23, 103, 1].map(io::Error::from_raw_os_error);
+            kinds.into_iter().chain((4..).map(|_| ErrorKind::Other.into())).take(count).collect()
+        };
+        // 5 + 10 + 20 + ... doubling up to a second.
+        for (count, waited) in [(0, 0), (1, 5), (2, 15), (4, 75), (8, 1275), (9, 2275), (12, 5275)] {
+            let elapsed = accepted_after(errors(count)).await;
+            let waited = Duration::from_millis(waited);
+            assert!(
+                (waited..waited + Duration::from_millis(20)).contains(&elapsed),
+                "{count} errors: {elapsed:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s046_the_distance_is_short_again_after_a_success() {
+        let (mut near, far) = tokio::io::duplex(64);
+        let (mut near_2, far_2) = tokio::io::duplex(64);
+        let error = || Err(io::Error::from_raw_os_error(24));
+        let script: [io::Result<_>; 8] =
+            [error(), error(), error(), error(), error(), Ok(far), error(), Ok(far_2)];
+        let _server =
+            Server::builder().idle_timeout(Duration::ZERO).serve(Listener::script(script), nothing());
+        assert_eq!(near.read(&mut [0]).await.unwrap(), 0);
+        let start = Instant::now();
+        assert_eq!(near_2.read(&mut [0]).await.unwrap(), 0);
+        assert!(start.elapsed() < Duration::from_millis(20), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s046_a_shutdown_does_not_wait_for_the_next_try() {
+        let script = (0..100).map(|_| Err(io::Error::from_raw_os_error(24)));
+        let server = Server::builder().serve(Listener::script(script), nothing());
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let start = Instant::now();
+        server.shutdown(Duration::from_secs(9)).await;
+        assert!(start.elapsed() < Duration::from_millis(10), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // With the buffer of 4 KiB that reading needs: 9,000 of them are to fit into 10 KiB each.
+        let serving = conn::run(
+            Connection::new(tokio::io::duplex(1).0, crate::ConnectionInfo::default()),
+            Arc::new(Server::builder().build().settings.as_ref().clone()),
+            Arc::default(),
+            axum::Router::new(),
+        );
+        let len = size_of_val(&serving);
+        assert!(len < 4 << 10, "the state of a connection takes {len} bytes");
+    }
+}

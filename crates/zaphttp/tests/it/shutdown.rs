@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use peerage_tests::Facts;
-use peerage_zaphttp::{Body, Client, ListenError, Listener, Server, ServerHandle, Target};
+use peerage_zaphttp::{
+    Body, Client, ListenError, Listener, SendErrorKind, Server, ServerHandle, Stage, Target,
+};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tower::service_fn;
 
-use crate::kit::{Caller, LIMIT, bytes_of, client_of, echo, get, post, request, serve, until, within};
+use crate::kit::{
+    Caller, LIMIT, builder_for, bytes_of, client_of, echo, get, post, request, serve, until, within,
+};
 
 /// A server whose handlers wait for a permit each, and tell when they have begun.
 async fn gated() -> (ServerHandle, Facts<()>, std::sync::Arc<Semaphore>) {
@@ -203,4 +207,56 @@ async fn a_port_in_use_is_named() {
     let addr = server.local_addr().unwrap();
     let error = Listener::tcp(addr).await.unwrap_err();
     assert!(matches!(&error, ListenError::Io { at, .. } if *at == addr.to_string()), "{error:?}");
+}
+
+/// Runs `body` in a process that may have few descriptors.
+fn with_few_descriptors(test: &str, body: impl FnOnce()) {
+    const MARK: &str = "PEERAGE_FEW_DESCRIPTORS";
+    if std::env::var_os(MARK).is_some() {
+        return body();
+    }
+    let output = std::process::Command::new("sh")
+        .args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(MARK, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn s046_s222_a_server_out_of_descriptors_serves_on_and_recovers() {
+    with_few_descriptors("shutdown::s046_s222_a_server_out_of_descriptors_serves_on_and_recovers", || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let server = echo().await;
+            let client = client_of(&server);
+            assert_eq!(bytes_of(client.send(post("before")).await.unwrap()).await, b"before");
+            // Both ends of a connection are here, so the callers run out as well.
+            let mut hoard = Vec::new();
+            while let Ok(io) = tokio::net::TcpStream::connect(server.local_addr().unwrap()).await {
+                hoard.push(io);
+            }
+            assert!(hoard.len() > 20);
+            // Old work lives, new work fails with a typed error.
+            assert_eq!(bytes_of(client.send(post("during")).await.unwrap()).await, b"during");
+            let other = builder_for(&server).build();
+            let error = other.send(post("refused")).await.unwrap_err();
+            assert_eq!((error.kind(), error.stage()), (SendErrorKind::Connect, Stage::NotSent));
+            drop(hoard);
+            let again = async {
+                loop {
+                    match other.send(post("after")).await {
+                        Ok(response) => break bytes_of(response).await,
+                        Err(error) => assert_eq!(error.kind(), SendErrorKind::Connect),
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            let after = tokio::time::timeout(Duration::from_secs(3), again).await.expect("it recovers");
+            assert_eq!(after, b"after");
+        });
+    });
 }
