@@ -108,13 +108,15 @@ impl<P: Clone, C> Balancer<P, C> {
     ///
     /// Of several peers with one identity the first counts, of several with one address the one seen last.
     pub fn update(&self, now: u64, announced: impl IntoIterator<Item = Announced<P, C>>) -> Changes<P, C> {
+        // Before the lock: an iterator of the caller may ask for members.
+        let announced = one_per_address(announced);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let is_remembered =
             |gone: &Known<P, C>| gone.left_at.is_none_or(|at| now.saturating_sub(at) < REMEMBERED);
         known.retain(|_, gone| is_remembered(gone));
         let mut changes = Changes { left: Vec::new(), moved: Vec::new() };
         let mut members = Vec::new();
-        for peer in one_per_address(announced) {
+        for peer in announced {
             let before = known.remove(&peer.key);
             let state = match &before {
                 Some(before) => Arc::clone(&before.member.state),
@@ -199,6 +201,9 @@ impl<P: Clone, C> Balancer<P, C> {
             set.eligible().iter().filter(|member| member.is_usable(leave_out, now)).collect()
         };
         let mut members = usable(leave_out);
+        if members.is_empty() {
+            members.extend(set.eligible().iter().filter(|member| member.is_last_resort(leave_out, now)));
+        }
         if members.is_empty() && !leave_out.is_empty() {
             members = usable(&LeaveOut::default());
         }
@@ -213,7 +218,10 @@ impl<P: Clone, C> Balancer<P, C> {
 
     /// Whether a peer could be picked that is not in `leave_out`.
     pub fn has_other(&self, leave_out: &LeaveOut, now: u64) -> bool {
-        self.set.load().eligible().iter().any(|member| member.is_usable(leave_out, now))
+        let is_other = |member: &Arc<Member<P, C>>| {
+            member.is_usable(leave_out, now) || member.is_last_resort(leave_out, now)
+        };
+        self.set.load().eligible().iter().any(is_other)
     }
 
     /// The peers as they are now.
@@ -239,19 +247,24 @@ impl<P: Clone, C> Balancer<P, C> {
         after.iter().chain(before).filter(usable).find_map(Lease::begin)
     }
 
-    /// Nothing was usable: a peer that was tried is better than none (B-1.4 step 5).
+    /// Nothing was usable: a peer that could not be reached just now is better than none, and so is one
+    /// that was tried (B-1.4 step 5).
+    #[cold]
     fn pick_again(
         &self,
         set: &Arc<Set<P, C>>,
         leave_out: &LeaveOut,
         now: u64,
     ) -> Result<Lease<P, C>, PickError<P, C>> {
-        let tried = set
-            .eligible()
-            .iter()
-            .filter(|member| leave_out.contains(&member.key) && member.is_usable(&LeaveOut::default(), now));
-        let least = tried.min_by_key(|member| member.state.pending());
-        least.and_then(Lease::begin).ok_or_else(|| self.error(set, now))
+        let nobody = LeaveOut::default();
+        let least = |is_good: &dyn Fn(&Member<P, C>) -> bool| {
+            let good = set.eligible().iter().filter(|member| is_good(member));
+            good.min_by_key(|member| member.state.pending()).and_then(Lease::begin)
+        };
+        least(&|member| member.is_last_resort(leave_out, now))
+            .or_else(|| least(&|member| member.is_usable(&nobody, now)))
+            .or_else(|| least(&|member| member.is_last_resort(&nobody, now)))
+            .ok_or_else(|| self.error(set, now))
     }
 
     #[cold]

@@ -46,11 +46,13 @@ impl<P, C> PickError<P, C> {
     pub fn set(&self) -> &Set<P, C> {
         &self.set
     }
+}
 
-    /// What keeps `member` out, for people; `None` if nothing does.
-    pub fn why_out<'a>(&self, member: &'a Member<P, C>) -> Option<impl fmt::Display + use<'a, P, C>> {
-        let out = member.weight.get() == 0 || !member.is_usable(&LeaveOut::default(), self.now);
-        out.then_some(WhyOut { member, now: self.now })
+impl<P, C> Member<P, C> {
+    /// What keeps it from being picked at `now`, for people; `None` if nothing does.
+    pub fn why_out(&self, now: u64) -> Option<impl fmt::Display + use<'_, P, C>> {
+        let out = self.weight.get() == 0 || !self.is_usable(&LeaveOut::default(), now);
+        out.then_some(WhyOut { member: self, now })
     }
 }
 
@@ -69,7 +71,7 @@ impl<P, C> fmt::Display for PickError<P, C> {
             }
         }?;
         for member in self.set.members() {
-            if let Some(why) = self.why_out(member) {
+            if let Some(why) = member.why_out(self.now) {
                 write!(f, "; {} {why}", member.key.as_str().escape_debug())?;
             }
         }
@@ -107,7 +109,7 @@ impl<P, C> fmt::Display for WhyOut<'_, P, C> {
             (Flags::EJECTED, "is ejected"),
             (Flags::PROBING, "is being probed"),
             (Flags::THROTTLED, "asked for a pause"),
-            (Flags::DOWN, "fails its checks"),
+            (Flags::DOWN, "cannot be reached"),
             (Flags::QUARANTINED, "did not prove who it is"),
             (Flags::DRAINING, "left"),
         ] {

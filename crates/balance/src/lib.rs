@@ -8,7 +8,8 @@
 //! use peerage_balance::{Announced, Balancer, LeaveOut, Settings};
 //!
 //! let balancer: Balancer<&str> = Balancer::new(Settings { seed: Some(42), ..Settings::default() });
-//! balancer.update(0, ["a", "b"].map(|id| Announced::new(id, id, "192.0.2.1:80".replace('1', id), ())));
+//! let peers = [("a", "192.0.2.1:80"), ("b", "192.0.2.2:80")];
+//! balancer.update(0, peers.map(|(id, address)| Announced::new(id, id, address, ())));
 //!
 //! let mut left_out = LeaveOut::default();
 //! let first = balancer.pick(&left_out, 0)?;

@@ -126,6 +126,9 @@ impl<P, C> Member<P, C> {
     pub(crate) fn new(from: Announced<P, C>, state: Arc<PeerState>) -> Self {
         let Announced { peer, key, address, weight, suspect, last_seen: _, attached } = from;
         state.set_flag(Flags::SUSPECT, suspect);
+        if !suspect {
+            state.set_flag(Flags::DOWN, false);
+        }
         state.set_flag(Flags::DRAINING, false);
         let hash = hash64(key.as_str().as_bytes());
         Self { peer, key, hash, address, weight, attached, state }
@@ -168,7 +171,8 @@ impl Flags {
     pub const PROBING: Self = Self(1 << 1);
     /// It asked for less, for a while.
     pub const THROTTLED: Self = Self(1 << 2);
-    /// Active checks fail.
+    /// It cannot be reached: active checks fail, or calls do while the source doubts that it is alive.
+    /// Ignored when nobody else is there.
     pub const DOWN: Self = Self(1 << 3);
     /// It did not prove who it is.
     pub const QUARANTINED: Self = Self(1 << 4);
@@ -277,6 +281,18 @@ impl PeerState {
     /// Whether nothing but doubt is held against it.
     pub(crate) fn is_open(&self, now: u64) -> bool {
         self.flags(now).without(Flags::SUSPECT).is_empty()
+    }
+
+    /// Whether it would be open if somebody could reach it.
+    pub(crate) fn is_open_but_down(&self, now: u64) -> bool {
+        self.flags(now).without(Flags::SUSPECT) == Flags::DOWN
+    }
+
+    pub(crate) fn confirm_doubt(&self) {
+        // A doubt that is taken back at this moment may be followed by DOWN: the next update mends that.
+        if Flags(self.flags.load(Ordering::Relaxed)).contains(Flags::SUSPECT) {
+            self.set_flag(Flags::DOWN, true);
+        }
     }
 
     pub(crate) fn is_full(&self) -> bool {

@@ -56,8 +56,15 @@ impl<P, C> Set<P, C> {
 impl<P, C> Member<P, C> {
     /// Whether a pick may take it (B-1.4 step 3).
     pub(crate) fn is_usable(&self, leave_out: &LeaveOut, now: u64) -> bool {
-        self.state.is_open(now)
-            && !self.state.is_full()
-            && (leave_out.is_empty() || !leave_out.contains(&self.key))
+        self.state.is_open(now) && self.has_room(leave_out)
+    }
+
+    /// Whether a pick may take it if nobody is usable: it is only that it could not be reached.
+    pub(crate) fn is_last_resort(&self, leave_out: &LeaveOut, now: u64) -> bool {
+        self.state.is_open_but_down(now) && self.has_room(leave_out)
+    }
+
+    fn has_room(&self, leave_out: &LeaveOut) -> bool {
+        !self.state.is_full() && (leave_out.is_empty() || !leave_out.contains(&self.key))
     }
 }

@@ -268,6 +268,44 @@ fn b_a_suspect_peer_stays_usable() {
 }
 
 #[test]
+fn b_a_suspect_peer_that_cannot_be_reached_is_the_last_resort() {
+    let balancer = balancer(2, seeded(1));
+    let by_hand = |leave_out: &LeaveOut| {
+        balancer.pick_by(leave_out, 0, |peers| (!peers.is_empty()).then_some(0)).unwrap().peer().clone()
+    };
+    let unreachable = |id: &str| {
+        let others = if id == "peer-0" { without(&["peer-1"]) } else { without(&["peer-0"]) };
+        balancer.pick(&others, 0).unwrap().unreachable();
+    };
+    unreachable("peer-0");
+    assert_eq!(
+        counts(2, (0..4).map(|_| pick(&balancer))),
+        [2, 2],
+        "one failure of a peer that nobody doubts"
+    );
+
+    let doubted = |id: &str| Announced { suspect: true, ..announced(id) };
+    balancer.update(0, [doubted("peer-0"), announced("peer-1")]);
+    unreachable("peer-0");
+    assert_eq!(counts(2, (0..4).map(|_| pick(&balancer))), [0, 4]);
+    assert_eq!(by_hand(&LeaveOut::default()), "peer-1");
+    assert!(balancer.has_other(&without(&["peer-1"]), 0));
+    let last_resort = balancer.pick(&without(&["peer-1"]), 0).unwrap();
+    assert_eq!(last_resort.peer(), "peer-0", "better than one that was tried");
+    assert_eq!(by_hand(&without(&["peer-1"])), "peer-0");
+
+    balancer.update(0, [doubted("peer-0"), doubted("peer-1")]);
+    unreachable("peer-1");
+    assert_eq!(
+        counts(2, (0..8).map(|_| pick(&balancer))).iter().sum::<u64>(),
+        8,
+        "nobody is better than another"
+    );
+    balancer.update(0, ["peer-0", "peer-1"].map(announced));
+    assert_eq!(counts(2, (0..8).map(|_| pick(&balancer))), [4, 4], "the doubt was taken back");
+}
+
+#[test]
 fn b_state_survives_a_short_absence_and_every_change() {
     let balancer = balancer(2, seeded(1));
     let hold: Vec<Lease<_>> = (0..4).map(|_| balancer.pick(&LeaveOut::default(), 0).unwrap()).collect();

@@ -1,0 +1,604 @@
+//! One call: pick, dial, attach, send; again or not.
+
+use std::time::{Duration, SystemTime};
+
+use http::{
+    HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
+    header::{HOST, RETRY_AFTER, USER_AGENT},
+    request::Parts,
+    uri::Scheme,
+};
+use peerage_balance::{
+    Action, Event, LeaveOut, Outcome, PickErrorKind, RetryState, Situation, Stage, StopReason,
+    deadline::{self, ATTEMPT_HEADER, NO_RETRY_HEADER, TIMEOUT_HEADER},
+    repeat, retry_after,
+};
+use peerage_discovery::{Peer, SourceId, escape};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tracing::{Instrument, Span, debug, debug_span, error, field::Empty, info_span};
+
+use super::{
+    BodyTimeout, CallOptions, Redirects, Settings, Shared,
+    members::{Lease, NotPicked},
+    running::{Permit, Refused},
+};
+use crate::{
+    Attempt, Attempts, Body, BoxError, ClientError, Insecure, PeerInfo, PickContext,
+    body::Hold,
+    dial::{ExchangeError, FailureKind},
+    error::{Failed, Phase},
+    redirect,
+    replay::Replay,
+    secure::Crossing,
+};
+
+/// A peer is out for so long after it did not prove who it is (B-3.6).
+const QUARANTINE: u64 = 60_000_000_000;
+/// The longest pause that a peer may ask for (B-4.4).
+const LONGEST_THROTTLE: Duration = Duration::from_secs(30);
+
+const ATTEMPT: HeaderName = HeaderName::from_static(ATTEMPT_HEADER);
+const TIMEOUT: HeaderName = HeaderName::from_static(TIMEOUT_HEADER);
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+pub(super) async fn send<B>(shared: &Shared, request: Request<B>) -> Result<Response<Body>, ClientError>
+where
+    B: http_body::Body + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (mut head, body) = request.into_parts();
+    let permit = match shared.running.begin() {
+        Ok(permit) => permit,
+        Err(refused) => return Err(refuse(refused, Request::from_parts(head, Body::new(body)))),
+    };
+    if !shared.members.is_followed() {
+        shared.ensure_started().map_err(|error| shared.cannot_start(&error))?;
+    }
+    let options = if head.extensions.is_empty() { None } else { head.extensions.remove::<CallOptions>() };
+    let span = info_span!(
+        "call",
+        otel.kind = "client",
+        http.request.method = %head.method,
+        http.request.resend_count = Empty,
+        http.response.status_code = Empty,
+        "error.type" = Empty,
+        peerage.service_type = %shared.members.discovery.service_type(),
+    );
+    let body = Replay::new(body, shared.settings.retry.replay_bytes()).await;
+    let mut call = Call::new(shared, options.unwrap_or_default(), permit);
+    if span.is_disabled() {
+        return call.follow(head, body).await;
+    }
+    let outcome = call.follow(head, body).instrument(span.clone()).await;
+    Call::record(&span, &outcome);
+    outcome
+}
+
+fn refuse(refused: Refused, request: Request<Body>) -> ClientError {
+    let call = Box::new(Failed { request: Some(request), ..Failed::default() });
+    match refused {
+        Refused::Closed => ClientError::Closed { call },
+        Refused::TooMany(most) => {
+            ClientError::Saturated { why: format!("{most} calls of this client are running"), call }
+        }
+    }
+}
+
+/// What lasts over all attempts and redirects of a call.
+struct Call<'c> {
+    shared: &'c Shared,
+    options: CallOptions,
+    deadline: Option<Instant>,
+    /// The whole time of the call.
+    limit: Option<Duration>,
+    /// Until an answer whose body still arrives takes it.
+    permit: Option<Permit>,
+    attempts: Attempts,
+}
+
+/// How an attempt ended.
+enum Ended {
+    Answer {
+        response: Response<Body>,
+        began: Instant,
+    },
+    Failure {
+        error: ExchangeError,
+        began: Instant,
+    },
+    /// The time of the call is over.
+    Late {
+        began: Instant,
+        in_attempt: bool,
+    },
+    /// There is no credential for it. It was not sent, and must not be sent to anybody.
+    Auth(BoxError),
+    /// It must not be sent that way. Another peer would make no difference that the caller could rely on.
+    Insecure(Insecure),
+}
+
+impl<'c> Call<'c> {
+    fn new(shared: &'c Shared, options: CallOptions, permit: Permit) -> Self {
+        // What the call says replaces the client's limit; a call that is being served can only shorten it.
+        let own = options.timeout.or(shared.settings.request_timeout);
+        let limit = match (own, options.served_left) {
+            (Some(own), Some(left)) => Some(own.min(left)),
+            (limit, None) | (None, limit) => limit,
+        };
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        Self { shared, options, deadline, limit, permit: Some(permit), attempts: Attempts::default() }
+    }
+
+    const fn settings(&self) -> &'c Settings {
+        &self.shared.settings
+    }
+
+    /// The call, and those that redirects make of it.
+    async fn follow(&mut self, mut head: Parts, mut body: Replay) -> Result<Response<Body>, ClientError> {
+        let mut chain = Vec::new();
+        loop {
+            let mut response = match self.repeat(&head, &mut body).await {
+                Ok(response) => response,
+                Err(mut error) => {
+                    if chain.is_empty()
+                        && body.is_whole()
+                        && let Some(call) = error.call_mut()
+                        && call.attempts.iter().all(|attempt| attempt.stage == Stage::NotSent)
+                    {
+                        call.request = Some(Request::from_parts(head, body.into_body()));
+                    }
+                    return Err(error);
+                }
+            };
+            let Redirects::SameService { max } = self.settings().redirects else { return Ok(response) };
+            let authority = &self.settings().authority;
+            let next = redirect::next(&head, authority, response.status(), response.headers());
+            let Some(next) = next.filter(|next| next.drops_body || body.is_whole()) else {
+                return Ok(response);
+            };
+            chain.push(next.target.path().to_owned());
+            if chain.len() > max {
+                let call = Failed::after(response.extensions_mut().remove().unwrap_or_default());
+                return Err(ClientError::TooManyRedirects { chain: chain.join(" -> "), call });
+            }
+            debug!("following a redirect");
+            self.permit = self.permit.take().or_else(|| response.body_mut().take_permit());
+            self.attempts = response.extensions_mut().remove().unwrap_or_default();
+            // Dropped before the next hop, which may then use its connection.
+            drop(response);
+            if next.drops_body {
+                body = Replay::empty();
+            }
+            next.apply(&mut head);
+        }
+    }
+
+    /// One request, as often as it takes.
+    async fn repeat(&mut self, head: &Parts, body: &mut Replay) -> Result<Response<Body>, ClientError> {
+        let settings = self.settings();
+        let by_key = settings.retry.honours_idempotency_key() && head.headers.contains_key(IDEMPOTENCY_KEY);
+        let idempotent = self.options.idempotent || by_key || repeat::is_idempotent(head.method.as_str());
+        let mut retry = RetryState::new(&settings.retry, idempotent, self.options.serving);
+        let mut tried = LeaveOut::default();
+        // What the caller gets if nothing better comes: the last answer, or else the last failure.
+        let mut answered: Option<(Response<Body>, Lease)> = None;
+        let mut failed: Option<ExchangeError> = None;
+        loop {
+            let mut lease = match self.pick(head, &tried, retry.attempts() + 1).await {
+                Ok(lease) => lease,
+                Err(error) => {
+                    return match (answered, failed) {
+                        (Some((response, lease)), _) => Ok(self.hand_over(response, lease)),
+                        (None, Some(failure)) => Err(self.failure(failure, &retry, false)),
+                        (None, None) => Err(error),
+                    };
+                }
+            };
+            let number = retry.begin();
+            let ended = self.attempt(&mut lease, head, body, number).await;
+            let now = Instant::now();
+            let (event, answer) = match ended {
+                Ended::Answer { response, began } => {
+                    (self.note_answer(&mut lease, &response, began, now), Some(response))
+                }
+                Ended::Failure { mut error, began } => {
+                    self.note_failure(&mut lease, &error, began, now);
+                    if let Some(unsent) = error.unsent.take() {
+                        body.take_back(*unsent);
+                    }
+                    let event = match (error.kind, error.stage) {
+                        // It would fail with every peer.
+                        (
+                            FailureKind::Request
+                            | FailureKind::BodyTooLarge { .. }
+                            | FailureKind::RequestBody,
+                            _,
+                        ) => {
+                            return Err(self.failure(error, &retry, false));
+                        }
+                        (_, Stage::NotSent) => Event::NotSent,
+                        (_, Stage::Stale) => Event::Stale,
+                        _ => Event::Ambiguous,
+                    };
+                    failed = Some(error);
+                    (event, None)
+                }
+                Ended::Late { began, in_attempt } => {
+                    if in_attempt {
+                        self.note_late(&mut lease, began, now);
+                    }
+                    return match answered {
+                        Some((response, lease)) => Ok(self.hand_over(response, lease)),
+                        None => Err(self.late(&retry)),
+                    };
+                }
+                Ended::Auth(source) => return Err(ClientError::Auth { call: self.failed(), source }),
+                Ended::Insecure(why) => {
+                    return Err(ClientError::InsecureTransport { why, call: self.failed() });
+                }
+            };
+
+            tried.add(lease.member().key());
+            if let Some(response) = answer {
+                answered = Some((response, lease));
+            } else {
+                drop(lease);
+            }
+            let members = &self.shared.members;
+            let now = members.at(now);
+            let situation = Situation {
+                now,
+                deadline: self.deadline.map(|deadline| members.at(deadline)),
+                other_peer: members.balancer().has_other(&tried, now),
+                replayable: body.is_whole(),
+                estimate: 0,
+            };
+            match retry.ended(event, &situation, members.balancer().random().next_u64()) {
+                Action::Again { pause, leave_out, .. } => {
+                    if !leave_out {
+                        tried = LeaveOut::default();
+                    }
+                    debug!(attempt = number, pause, "trying again");
+                    if pause > 0 {
+                        sleep(Duration::from_nanos(pause)).await;
+                    }
+                }
+                stop => {
+                    let told_not_to = stop == Action::Return(StopReason::ToldNotTo);
+                    return match (answered, failed) {
+                        (Some((response, lease)), _) => Ok(self.hand_over(response, lease)),
+                        (None, Some(failure)) => Err(self.failure(failure, &retry, told_not_to)),
+                        (None, None) => Err(self.late(&retry)),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Picks a peer; the first time also waits for one to appear.
+    async fn pick(&self, head: &Parts, tried: &LeaveOut, attempt: u32) -> Result<Lease, ClientError> {
+        let members = &self.shared.members;
+        let cx = PickContext {
+            method: &head.method,
+            uri: &head.uri,
+            key: self.options.key.as_deref(),
+            attempt,
+            random: members.balancer().random(),
+        };
+        let choice = &self.settings().choice;
+        let not_picked = match members.pick(choice, tried, &cx) {
+            Ok(lease) => return Ok(lease),
+            Err(not_picked) => not_picked,
+        };
+        let may_appear =
+            |error: &NotPicked| matches!(error.kind(), PickErrorKind::NotReady | PickErrorKind::NoPeers);
+        if !may_appear(&not_picked) || attempt > 1 {
+            return Err(self.nobody(&not_picked, Duration::ZERO));
+        }
+        let began = Instant::now();
+        let until = began + self.settings().retry.ready_wait_limit();
+        let until = self.deadline.map_or(until, |deadline| deadline.min(until));
+        loop {
+            let mut changed = std::pin::pin!(members.changed());
+            changed.as_mut().enable();
+            match members.pick(choice, tried, &cx) {
+                Ok(lease) => return Ok(lease),
+                Err(error) if may_appear(&error) => {
+                    if timeout_at(until, changed).await.is_err() {
+                        return Err(self.nobody(&error, began.elapsed()));
+                    }
+                }
+                Err(error) => return Err(self.nobody(&error, began.elapsed())),
+            }
+        }
+    }
+
+    /// One attempt on one peer.
+    async fn attempt(&self, lease: &mut Lease, head: &Parts, body: &Replay, number: u32) -> Ended {
+        let (members, settings) = (&self.shared.members, self.settings());
+        let member = std::sync::Arc::clone(lease.member());
+        let peer = member.peer();
+        let began = Instant::now();
+        if self.deadline.is_some_and(|deadline| deadline.saturating_duration_since(began) < deadline::LEAST) {
+            return Ended::Late { began, in_attempt: false };
+        }
+        let channel = match member.attached().channel(&*members.dialer, peer) {
+            Ok(channel) => channel,
+            Err(source) => {
+                let error = ExchangeError::new(FailureKind::Connect, Stage::NotSent, source);
+                return Ended::Failure { error, began };
+            }
+        };
+        let mut parts = head.clone();
+        self.complete(&mut parts, began, number);
+        if let Some(auth) = &settings.auth
+            && let Err(error) = auth.attach(&mut parts, peer)
+        {
+            return Ended::Auth(error);
+        }
+        let crossing = Crossing {
+            uri: &head.uri,
+            headers: &parts.headers,
+            security: members.dialer.security(),
+            is_local: member.attached().is_local,
+            announced_by_anybody: announced_by_anybody(peer),
+            allow_plaintext: settings.allow_plaintext,
+        };
+        match crossing.judge() {
+            Ok(false) => {}
+            Ok(true) => self.shared.warn_of_plaintext(),
+            Err(why) => return Ended::Insecure(why),
+        }
+
+        let per_try = settings.retry.per_try_limit().and_then(|limit| began.checked_add(limit));
+        let until = match (self.deadline, per_try) {
+            (Some(deadline), Some(per_try)) => Some(deadline.min(per_try)),
+            (until, None) | (None, until) => until,
+        };
+        lease.sent(members.at(began));
+        let span = debug_span!(
+            "attempt",
+            otel.kind = "client",
+            peerage.node_id = %escape(peer.node_id()),
+            server.address = %peer.address(),
+            http.request.resend_count = number - 1,
+        );
+        let exchange = channel.send(Request::from_parts(parts, body.attempt())).instrument(span);
+        let result = match until {
+            None => Ok(exchange.await),
+            Some(until) => timeout_at(until, exchange).await,
+        };
+        match result {
+            Ok(Ok(response)) => Ended::Answer { response, began },
+            Ok(Err(error)) => Ended::Failure { error, began },
+            Err(_) if until == self.deadline => Ended::Late { began, in_attempt: true },
+            Err(elapsed) => {
+                let error = ExchangeError::new(FailureKind::Timeout, Stage::Ambiguous, elapsed);
+                Ended::Failure { error, began }
+            }
+        }
+    }
+
+    /// Adds what every attempt carries.
+    fn complete(&self, parts: &mut Parts, began: Instant, number: u32) {
+        let settings = self.settings();
+        if parts.uri.authority().is_none() && !parts.headers.contains_key(HOST) {
+            // As an authority it costs no header; whoever speaks to the peer makes one of it.
+            let mut uri = std::mem::take(&mut parts.uri).into_parts();
+            uri.scheme = Some(Scheme::HTTP);
+            uri.authority = Some(settings.authority.clone());
+            // With a path like `*` it cannot have one.
+            match Uri::from_parts(uri) {
+                Ok(uri) => parts.uri = uri,
+                Err(_) => {
+                    parts.uri = Uri::from_static("*");
+                    if let Ok(host) = HeaderValue::from_str(settings.authority.as_str()) {
+                        parts.headers.insert(HOST, host);
+                    }
+                }
+            }
+        }
+        if !parts.headers.contains_key(USER_AGENT) {
+            parts.headers.insert(USER_AGENT, settings.user_agent.clone());
+        }
+        if let Some(deadline) = self.deadline {
+            let rest = deadline.saturating_duration_since(began);
+            let value = match &settings.whole_timeout {
+                // Nothing worth a millisecond has happened yet.
+                Some(whole) if self.limit == settings.request_timeout && self.is_new(rest) => whole.clone(),
+                _ => deadline::to_millis(rest).into(),
+            };
+            parts.headers.insert(TIMEOUT, value);
+        }
+        if number > 1 {
+            parts.headers.insert(ATTEMPT, number.into());
+        }
+    }
+
+    fn is_new(&self, rest: Duration) -> bool {
+        self.limit.is_some_and(|limit| limit.saturating_sub(rest) < deadline::LEAST)
+    }
+
+    fn note_answer(
+        &mut self,
+        lease: &mut Lease,
+        response: &Response<Body>,
+        began: Instant,
+        now: Instant,
+    ) -> Event {
+        let status = response.status();
+        let retry_after = match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => read_retry_after(response),
+            _ => None,
+        };
+        let members = &self.shared.members;
+        let outcome = Outcome::of_status(status.as_u16(), retry_after.is_some());
+        let time = members.at(now);
+        lease.head(outcome, time);
+        members.answered(lease.member(), time);
+        if let Some(pause) = retry_after {
+            let pause = pause.min(LONGEST_THROTTLE).as_nanos();
+            lease.member().state().throttle(time.saturating_add(pause as u64)); // half a minute at most
+        }
+        self.attempts.push(Attempt {
+            peer: PeerInfo::new(lease.peer().clone()),
+            outcome,
+            stage: Stage::Answered,
+            status: Some(status),
+            failure: None,
+            elapsed: now.saturating_duration_since(began),
+        });
+        let no_retry = response.headers().contains_key(NO_RETRY_HEADER);
+        Event::Answered { status: status.as_u16(), retry_after, no_retry }
+    }
+
+    fn note_failure(&mut self, lease: &mut Lease, error: &ExchangeError, began: Instant, now: Instant) {
+        let members = &self.shared.members;
+        let time = members.at(now);
+        let outcome = error.outcome().unwrap_or(Outcome::Cancelled);
+        lease.head(outcome, time);
+        match error.kind {
+            FailureKind::Connect | FailureKind::ConnectTimeout | FailureKind::Tls | FailureKind::Timeout => {
+                lease.unreachable();
+                members.unreachable(lease.member(), time);
+            }
+            FailureKind::Identity => {
+                lease.member().state().quarantine(time.saturating_add(QUARANTINE));
+                error!(peerage.node_id = %escape(lease.peer().node_id()), "peer did not prove who it is");
+            }
+            _ => {}
+        }
+        self.attempts.push(Attempt {
+            peer: PeerInfo::new(lease.peer().clone()),
+            outcome,
+            stage: error.stage,
+            status: None,
+            failure: Some(error.words()),
+            elapsed: now.saturating_duration_since(began),
+        });
+    }
+
+    /// The call's time was over during the attempt.
+    fn note_late(&mut self, lease: &mut Lease, began: Instant, now: Instant) {
+        let members = &self.shared.members;
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let elapsed = now.saturating_duration_since(began);
+        let per_try = self.settings().retry.per_try_limit().map(nanos);
+        let is_blamed = deadline::is_blamed(nanos(elapsed), per_try, 0, self.limit.map(nanos));
+        let outcome = if is_blamed { Outcome::Hard } else { Outcome::Cancelled };
+        let time = members.at(now);
+        lease.head(outcome, time);
+        if is_blamed {
+            lease.unreachable();
+            members.unreachable(lease.member(), time);
+        }
+        self.attempts.push(Attempt {
+            peer: PeerInfo::new(lease.peer().clone()),
+            outcome,
+            stage: Stage::Ambiguous,
+            status: None,
+            failure: Some("did not answer in time"),
+            elapsed,
+        });
+    }
+
+    /// The answer as the caller gets it.
+    fn hand_over(&mut self, mut response: Response<Body>, lease: Lease) -> Response<Body> {
+        let attempts = std::mem::take(&mut self.attempts);
+        let extensions = response.extensions_mut();
+        extensions.insert(PeerInfo::new(lease.peer().clone()));
+        extensions.insert(attempts.clone());
+        let by_default = self.settings().body_timeout;
+        let body_timeout = self.options.body_timeout.map_or(by_default, BodyTimeout::Own);
+        response.map(|body| {
+            body.holding(|| Hold {
+                lease,
+                permit: self.permit.take(),
+                deadline: match body_timeout {
+                    BodyTimeout::Covered => self.deadline,
+                    BodyTimeout::Own(limit) => limit.and_then(|limit| Instant::now().checked_add(limit)),
+                }
+                .map(|deadline| Box::pin(sleep_until(deadline))),
+                attempts,
+            })
+        })
+    }
+
+    fn failed(&mut self) -> Box<Failed> {
+        Failed::after(std::mem::take(&mut self.attempts))
+    }
+
+    fn late(&mut self, retry: &RetryState) -> ClientError {
+        let call = Failed::after(std::mem::take(&mut self.attempts)).spent(retry.has_resent());
+        ClientError::Timeout { where_: Phase::Head, attempts: retry.attempts() as usize, call }
+    }
+
+    /// The error of a failed exchange.
+    fn failure(&mut self, error: ExchangeError, retry: &RetryState, told_not_to: bool) -> ClientError {
+        let call = self.failed().spent(told_not_to || retry.has_resent());
+        let ExchangeError { kind, stage, source, .. } = error;
+        let attempts = retry.attempts() as usize;
+        match (kind, stage) {
+            (FailureKind::Connect, _) => ClientError::Connect { call, source },
+            (FailureKind::ConnectTimeout, _) => {
+                ClientError::Timeout { where_: Phase::Connect, attempts, call }
+            }
+            (FailureKind::Tls | FailureKind::Identity, _) => ClientError::Tls { call, source },
+            (FailureKind::Timeout, _) => ClientError::Timeout { where_: Phase::Head, attempts, call },
+            (FailureKind::Protocol | FailureKind::Request, _) => ClientError::Protocol { call, source },
+            (FailureKind::BodyTooLarge { limit }, _) => ClientError::BodyTooLarge { limit, call },
+            (FailureKind::RequestBody, _) => ClientError::Body { call, source },
+            (FailureKind::Broken | FailureKind::Closed, Stage::NotSent) => {
+                ClientError::Connect { call, source }
+            }
+            (FailureKind::Broken | FailureKind::Closed, _) => ClientError::OutcomeUnknown { call, source },
+        }
+    }
+
+    /// Nobody could be picked.
+    #[cold]
+    fn nobody(&self, error: &NotPicked, waited: Duration) -> ClientError {
+        let discovery = &self.shared.members.discovery;
+        let call = Box::default();
+        match error.kind() {
+            PickErrorKind::Saturated => ClientError::Saturated { why: error.to_string(), call },
+            kind => ClientError::NoPeers {
+                service: discovery.service_type().clone(),
+                waited,
+                why: match kind {
+                    PickErrorKind::NotReady | PickErrorKind::NoPeers => discovery.explain(),
+                    _ => error.to_string(),
+                },
+                call,
+            },
+        }
+    }
+
+    /// Fills the fields of the call's span.
+    fn record(span: &Span, outcome: &Result<Response<Body>, ClientError>) {
+        let attempts = match outcome {
+            Ok(response) => {
+                span.record("http.response.status_code", response.status().as_u16());
+                response.extensions().get::<Attempts>()
+            }
+            Err(error) => {
+                span.record("error.type", error.as_str());
+                error.attempts()
+            }
+        };
+        if let Some(attempts) = attempts {
+            span.record("http.request.resend_count", attempts.count().saturating_sub(1));
+        }
+    }
+}
+
+/// Whether the peer, or part of what is known of it, comes from a source to which anybody can write.
+fn announced_by_anybody(peer: &Peer) -> bool {
+    *peer.source() == SourceId::Mdns || peer.also_from().contains(&SourceId::Mdns)
+}
+
+fn read_retry_after(response: &Response<Body>) -> Option<Duration> {
+    let value = response.headers().get(RETRY_AFTER)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    retry_after::parse(value.as_bytes(), i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+}

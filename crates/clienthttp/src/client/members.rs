@@ -1,0 +1,267 @@
+//! The peers of a client: from discovery to something that can be called.
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use peerage_balance::{Announced, Balancer, Flags, LeaveOut, PeerKey, PickError, Weight};
+use peerage_discovery::{Discovery, Peer, PeerState, Report, Snapshot, escape};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
+use tracing::{debug, warn};
+
+use crate::{BoxError, Channel, Dialer, PickContext, Picker, dial::is_local, pick::place_of};
+
+pub(crate) type Lease = peerage_balance::Lease<Peer, Arc<Node>>;
+pub(crate) type Member = peerage_balance::Member<Peer, Arc<Node>>;
+pub(crate) type NotPicked = PickError<Peer, Arc<Node>>;
+
+/// How often discovery hears that a peer answers.
+const ALIVE_EVERY: u64 = 1_000_000_000;
+/// How often discovery is asked to look again because a peer cannot be reached (B-9.1).
+const REFRESH_EVERY: u64 = 1_000_000_000;
+const NEVER: u64 = u64::MAX;
+
+/// Who chooses the peer.
+pub(crate) enum Choice {
+    /// The policy of the balancer.
+    Policy,
+    /// A picker of the caller.
+    Picker(Arc<dyn Picker>),
+}
+
+/// The peers of one client.
+#[derive(Debug)]
+pub(crate) struct Members {
+    pub(crate) discovery: Arc<dyn Discovery>,
+    pub(crate) dialer: Arc<dyn Dialer>,
+    balancer: Balancer<Peer, Arc<Node>>,
+    changed: Notify,
+    /// The version that the balancer has. Also keeps two updates from crossing.
+    applied: Mutex<Option<u64>>,
+    /// Where the balancer's time begins.
+    epoch: Instant,
+    refreshed: AtomicU64,
+    is_followed: AtomicBool,
+}
+
+/// Says that nobody follows any more when it ends, such as with its runtime.
+struct Following(Arc<Members>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.is_followed.store(false, Ordering::Release);
+    }
+}
+
+/// What a client keeps for a peer as long as it has one identity and one list of addresses.
+#[derive(Debug)]
+pub(crate) struct Node {
+    channel: OnceLock<Channel>,
+    dialing: Mutex<()>,
+    /// When discovery last heard that it answers, or [`NEVER`] since it last did not.
+    reported_alive: AtomicU64,
+    /// Whether what is sent to it stays on this host, whichever of its addresses is used.
+    pub(crate) is_local: bool,
+}
+
+impl Node {
+    fn new(peer: &Peer) -> Self {
+        Self {
+            channel: OnceLock::new(),
+            dialing: Mutex::new(()),
+            reported_alive: AtomicU64::new(NEVER),
+            is_local: peer.addresses().iter().all(is_local),
+        }
+    }
+
+    /// The channel to the peer, made once.
+    pub(crate) fn channel(&self, dialer: &dyn Dialer, peer: &Peer) -> Result<&Channel, BoxError> {
+        if let Some(channel) = self.channel.get() {
+            return Ok(channel);
+        }
+        // First calls only; `dial` does not wait.
+        let _one_dials = self.dialing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = self.channel.get() {
+            return Ok(channel);
+        }
+        let channel = dialer.dial(peer)?;
+        Ok(self.channel.get_or_init(|| channel))
+    }
+
+    fn close(&self) {
+        if let Some(channel) = self.channel.get() {
+            channel.close();
+        }
+    }
+}
+
+impl Members {
+    pub(crate) fn new(
+        discovery: Arc<dyn Discovery>,
+        dialer: Arc<dyn Dialer>,
+        settings: peerage_balance::Settings,
+    ) -> Self {
+        Self {
+            discovery,
+            dialer,
+            balancer: Balancer::new(settings),
+            changed: Notify::new(),
+            applied: Mutex::new(None),
+            epoch: Instant::now(),
+            refreshed: AtomicU64::new(NEVER),
+            is_followed: AtomicBool::new(false),
+        }
+    }
+
+    /// The balancer's time.
+    pub(crate) fn now(&self) -> u64 {
+        self.at(Instant::now())
+    }
+
+    pub(crate) fn at(&self, time: Instant) -> u64 {
+        u64::try_from(time.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) const fn balancer(&self) -> &Balancer<Peer, Arc<Node>> {
+        &self.balancer
+    }
+
+    /// Whether changes of the peer set arrive. No lock: every call asks.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.is_followed.load(Ordering::Acquire)
+    }
+
+    /// Takes over every change of the peer set, until discovery stops.
+    pub(crate) fn follow(self: Arc<Self>) -> impl Future<Output = ()> + Send + 'static {
+        self.is_followed.store(true, Ordering::Release);
+        // Outside the future, so that it also ends with one that never ran.
+        let following = Following(self);
+        async move {
+            let members = &following.0;
+            let mut changes = members.discovery.subscribe();
+            members.apply(&changes.borrow());
+            while let Some(snapshot) = changes.changed().await {
+                members.apply(&snapshot);
+            }
+        }
+    }
+
+    /// Makes the peers of `snapshot` those that are picked among.
+    pub(crate) fn apply(&self, snapshot: &Snapshot) {
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        if applied.is_some_and(|version| version >= snapshot.version()) {
+            return;
+        }
+        // Before discovery has started there is nothing to be told; an empty set would be an answer.
+        if snapshot.version() == 0 {
+            return;
+        }
+        *applied = Some(snapshot.version());
+        let announced = snapshot.peers().iter().map(|peer| self.announce(peer));
+        let changes = self.balancer.update(self.now(), announced);
+        for member in &changes.left {
+            debug!(peerage.node_id = %escape(member.peer().node_id()), "peer left");
+            member.attached().close();
+        }
+        for member in &changes.moved {
+            debug!(peerage.node_id = %escape(member.peer().node_id()), "peer moved");
+            member.attached().close();
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn announce(&self, peer: &Peer) -> Announced<Peer, Arc<Node>> {
+        let before = self.balancer.member(&PeerKey::new(peer.node_id(), ""));
+        let before = before.filter(|before| before.peer().addresses() == peer.addresses());
+        let node = match &before {
+            Some(before) => Arc::clone(before.attached()),
+            None => Arc::new(Node::new(peer)),
+        };
+        // All addresses count: a peer with another second one is dialled anew, too.
+        let addresses: Vec<String> = peer.addresses().iter().map(ToString::to_string).collect();
+        let mut announced = Announced::new(peer.clone(), peer.node_id(), addresses.join(" "), node);
+        announced.suspect = matches!(peer.state(), PeerState::Suspect { .. });
+        announced.last_seen = self.at(peer.last_seen());
+        if let Some(weight) = peer.metadata().get_str("weight") {
+            announced.weight = Weight::parse(weight).unwrap_or_else(|| {
+                if before.is_none() {
+                    warn!(peerage.node_id = %escape(peer.node_id()), "weight of the peer is no number, using 1");
+                }
+                Weight::default()
+            });
+        }
+        announced
+    }
+
+    /// Picks a peer and counts a call on it.
+    pub(crate) fn pick(
+        &self,
+        choice: &Choice,
+        tried: &LeaveOut,
+        cx: &PickContext<'_>,
+    ) -> Result<Lease, NotPicked> {
+        let now = self.now();
+        match choice {
+            Choice::Policy => self.balancer.pick(tried, now),
+            Choice::Picker(picker) => self.balancer.pick_by(tried, now, |peers| {
+                picker.pick(peers, cx).and_then(|chosen| place_of(peers, chosen))
+            }),
+        }
+    }
+
+    /// Resolves at the next change of the peer set after this call.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// The peer answered.
+    pub(crate) fn answered(&self, member: &Member, now: u64) {
+        let last = member.attached().reported_alive.load(Ordering::Relaxed);
+        if last == NEVER || now.saturating_sub(last) >= ALIVE_EVERY {
+            member.attached().reported_alive.store(now, Ordering::Relaxed);
+            self.discovery.report(member.peer().node_id(), Report::Alive);
+        }
+    }
+
+    /// The peer could not be reached, or did not answer in the time it should.
+    pub(crate) fn unreachable(&self, member: &Member, now: u64) {
+        member.attached().reported_alive.store(NEVER, Ordering::Relaxed);
+        self.discovery.report(member.peer().node_id(), Report::Unreachable);
+        let last = self.refreshed.load(Ordering::Relaxed);
+        if last == NEVER || now.saturating_sub(last) >= REFRESH_EVERY {
+            self.refreshed.store(now, Ordering::Relaxed);
+            self.discovery.refresh();
+        }
+    }
+
+    /// Closes every channel.
+    pub(crate) fn close(&self) {
+        self.balancer.set().members().iter().for_each(|member| member.attached().close());
+    }
+
+    pub(crate) fn explain(&self) -> String {
+        let (set, now) = (self.balancer.set(), self.now());
+        let mut text = format!("{}: {} peers", self.discovery.service_type(), set.members().len());
+        for member in set.members() {
+            let state = member.state();
+            let _ = write!(text, "\n{}, {} calls", member.peer(), state.pending());
+            if state.flags(now).contains(Flags::SUSPECT) {
+                text.push_str(", in doubt");
+            }
+            if let Some(why) = member.why_out(now) {
+                let _ = write!(text, ", {why}");
+            }
+        }
+        if set.members().is_empty() {
+            let _ = write!(text, ": {}", self.discovery.explain());
+        }
+        text
+    }
+}

@@ -1,0 +1,207 @@
+use std::{
+    error::Error,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderValue, Request, Response, Uri, header::HOST, uri::Authority};
+use hyper_util::{
+    client::legacy,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use peerage_balance::Stage;
+use peerage_discovery::{Endpoint, Peer};
+use tokio::{net::TcpStream, time::timeout};
+use tower_service::Service;
+
+use super::{Channel, Dialer, ExchangeError, FailureKind};
+use crate::{Body, BoxError};
+
+/// Dials peers that are ordinary web servers: HTTP/1.1, or HTTP/2 without asking, in plaintext.
+///
+/// The version is chosen here and never by what a peer says about itself (S-120).
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct HttpDialer {
+    version: HttpVersion,
+    connect_timeout: Duration,
+    max_idle: usize,
+    idle_timeout: Duration,
+}
+
+/// Which HTTP is spoken.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum HttpVersion {
+    /// HTTP/1.1: a connection for each call that runs.
+    #[default]
+    Http1,
+    /// HTTP/2 with prior knowledge: one connection for many calls.
+    Http2,
+}
+
+impl Default for HttpDialer {
+    fn default() -> Self {
+        Self {
+            version: HttpVersion::default(),
+            connect_timeout: Duration::from_secs(3),
+            max_idle: 32,
+            idle_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl HttpDialer {
+    /// HTTP/1.1.
+    pub fn http1() -> Self {
+        Self::default()
+    }
+
+    /// HTTP/2 with prior knowledge.
+    pub fn http2() -> Self {
+        Self { version: HttpVersion::Http2, ..Self::default() }
+    }
+
+    /// How long a connection may take to come up. Default 3 s.
+    pub fn connect_timeout(self, limit: Duration) -> Self {
+        Self { connect_timeout: limit, ..self }
+    }
+
+    /// The most idle connections kept to one peer. Default 32.
+    pub fn max_idle(self, count: usize) -> Self {
+        Self { max_idle: count, ..self }
+    }
+
+    /// How long an idle connection is kept. Default 60 s.
+    pub fn idle_timeout(self, limit: Duration) -> Self {
+        Self { idle_timeout: limit, ..self }
+    }
+}
+
+impl Dialer for HttpDialer {
+    fn dial(&self, peer: &Peer) -> Result<Channel, BoxError> {
+        let connector = Connector { addresses: peer.addresses().into(), limit: self.connect_timeout };
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .pool_max_idle_per_host(self.max_idle)
+            .pool_idle_timeout(self.idle_timeout)
+            .http2_only(self.version == HttpVersion::Http2)
+            .http2_max_header_list_size(16 * 1024)
+            .http1_max_headers(100)
+            .build(connector);
+        Ok(Channel::new(HttpChannel { client, version: self.version }))
+    }
+}
+
+/// Opens connections to one peer, whatever the target of a request says.
+#[derive(Clone)]
+struct Connector {
+    addresses: Arc<[Endpoint]>,
+    limit: Duration,
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<TcpStream>>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let Self { addresses, limit } = self.clone();
+        Box::pin(async move {
+            let connecting = timeout(limit, super::connect(&addresses)).await;
+            let stream = connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+            stream.set_nodelay(true)?;
+            Ok(TokioIo::new(stream))
+        })
+    }
+}
+
+#[derive(Clone)]
+struct HttpChannel {
+    client: legacy::Client<Connector, Body>,
+    version: HttpVersion,
+}
+
+impl Service<Request<Body>> for HttpChannel {
+    type Response = Response<hyper::body::Incoming>;
+    type Error = ExchangeError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ExchangeError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ExchangeError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        aim(&mut request, self.version);
+        let exchange = self.client.request(request);
+        Box::pin(async move { exchange.await.map_err(failure) })
+    }
+}
+
+/// The client wants an authority in the target, and both kinds of HTTP one word on who is meant.
+fn aim(request: &mut Request<Body>, version: HttpVersion) {
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    let host = request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    if let Some(host) = host {
+        parts.authority = Some(host);
+    }
+    parts.scheme = Some(http::uri::Scheme::HTTP);
+    if parts.path_and_query.is_none() {
+        parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+    }
+    let authority = parts.authority.get_or_insert(Authority::from_static("localhost")).clone();
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    match version {
+        HttpVersion::Http1 => {
+            *request.version_mut() = http::Version::HTTP_11;
+            if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+                request.headers_mut().entry(HOST).or_insert(host);
+            }
+        }
+        HttpVersion::Http2 => {
+            *request.version_mut() = http::Version::HTTP_2;
+            request.headers_mut().remove(HOST);
+        }
+    }
+}
+
+fn failure(error: legacy::Error) -> ExchangeError {
+    if error.is_connect() {
+        let timed_out = sources(&error).any(|source| {
+            source.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::TimedOut)
+        });
+        let kind = if timed_out { FailureKind::ConnectTimeout } else { FailureKind::Connect };
+        return ExchangeError::new(kind, Stage::NotSent, error);
+    }
+    let (kind, stage) = match sources(&error).find_map(|source| source.downcast_ref::<hyper::Error>()) {
+        // Never handed to a connection.
+        Some(inner) if inner.is_canceled() => (FailureKind::Broken, Stage::NotSent),
+        Some(inner) if inner.is_parse() => (FailureKind::Protocol, Stage::Ambiguous),
+        Some(inner) if inner.is_user() => (FailureKind::RequestBody, Stage::Ambiguous),
+        Some(inner) if is_refused_stream(inner) => (FailureKind::Broken, Stage::NotSent),
+        _ => (FailureKind::Broken, Stage::Ambiguous),
+    };
+    ExchangeError::new(kind, stage, error)
+}
+
+/// The HTTP/2 way to say that the request was not looked at (RFC 9113 §8.7).
+fn is_refused_stream(error: &hyper::Error) -> bool {
+    sources(error).any(|source| source.to_string().contains("refused stream"))
+}
+
+fn sources<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let error = next?;
+        next = error.source();
+        Some(error)
+    })
+}

@@ -1,0 +1,294 @@
+//! A connection: the third step of a call.
+
+#[cfg(feature = "http")]
+mod http;
+#[cfg(feature = "test-util")]
+mod memory;
+#[cfg(feature = "zap")]
+mod zap;
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
+
+use ::http::{Request, Response};
+use peerage_balance::{Outcome, Stage};
+use peerage_discovery::{Endpoint, Peer};
+use tower_service::Service;
+
+#[cfg(feature = "http")]
+pub use self::http::{HttpDialer, HttpVersion};
+#[cfg(feature = "test-util")]
+pub use self::memory::TestDialer;
+#[cfg(feature = "zap")]
+pub use self::zap::ZapDialer;
+use crate::{Body, BoxError};
+
+/// Makes channels to peers.
+///
+/// The client calls [`dial`](Self::dial) once for each peer and keeps the channel for as long as the peer
+/// has that identity and these addresses: a channel is never used for another peer (S-040, S-044). When
+/// the peer leaves, the channel is closed.
+///
+/// Implementors do no I/O in `dial`: the channel connects when it is used.
+pub trait Dialer: fmt::Debug + Send + Sync + 'static {
+    /// A channel to `peer`.
+    ///
+    /// # Errors
+    ///
+    /// Any; the peer cannot be dialled, and the call goes on to another one.
+    fn dial(&self, peer: &Peer) -> Result<Channel, BoxError>;
+
+    /// What every channel of this dialer keeps safe. Plaintext unless said otherwise.
+    fn security(&self) -> Security {
+        Security::Plaintext
+    }
+}
+
+const _: fn(&dyn Dialer) = |_| {};
+
+impl<D: Dialer + ?Sized> Dialer for Arc<D> {
+    fn dial(&self, peer: &Peer) -> Result<Channel, BoxError> {
+        (**self).dial(peer)
+    }
+
+    fn security(&self) -> Security {
+        (**self).security()
+    }
+}
+
+/// What a dialer's connections keep safe, for the rules about credentials (S-054, S-055, S-056).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Security {
+    /// Anybody on the way can read and change what is sent.
+    Plaintext,
+    /// Encrypted to whoever answers.
+    Encrypted,
+    /// Encrypted to a peer that proved to be the one that was picked.
+    Verified {
+        /// We prove who we are, too.
+        client_identity: bool,
+    },
+    /// Never leaves the process.
+    InProcess,
+}
+
+/// A way to speak to one peer. Clones share everything.
+#[derive(Clone)]
+pub struct Channel {
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
+    /// Spelled out, so that the usual call needs no box for its future.
+    #[cfg(feature = "zap")]
+    Zap(peerage_zaphttp::Client),
+    Other(Arc<dyn Exchange>),
+}
+
+impl Channel {
+    /// A channel through any HTTP service.
+    ///
+    /// An error of the service counts as [`Ambiguous`](Stage::Ambiguous), the request may have been acted
+    /// on, unless it is an [`ExchangeError`] that says better.
+    pub fn new<S, B>(service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+        B: http_body::Body + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self { kind: Kind::Other(Arc::new(ByService(service))) }
+    }
+
+    /// A channel through a ZAP-HTTP client.
+    #[cfg(feature = "zap")]
+    pub fn zap(client: peerage_zaphttp::Client) -> Self {
+        Self { kind: Kind::Zap(client) }
+    }
+
+    /// One exchange.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
+        match &self.kind {
+            #[cfg(feature = "zap")]
+            Kind::Zap(client) => match client.send(request).await {
+                Ok(response) => Ok(response.map(Body::zap)),
+                Err(error) => Err(zap::failure(error)),
+            },
+            Kind::Other(exchange) => exchange.send(request).await,
+        }
+    }
+
+    /// Closes idle connections, and the others as they become idle.
+    pub(crate) fn close(&self) {
+        match &self.kind {
+            #[cfg(feature = "zap")]
+            Kind::Zap(client) => client.close(),
+            // The service goes with its last clone, and its connections with it.
+            Kind::Other(_) => {}
+        }
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.kind {
+            #[cfg(feature = "zap")]
+            Kind::Zap(_) => "Channel(zap)",
+            Kind::Other(_) => "Channel(service)",
+        })
+    }
+}
+
+type Exchanging = Pin<Box<dyn Future<Output = Result<Response<Body>, ExchangeError>> + Send>>;
+
+trait Exchange: Send + Sync {
+    fn send(&self, request: Request<Body>) -> Exchanging;
+}
+
+struct ByService<S>(S);
+
+impl<S, B> Exchange for ByService<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: http_body::Body + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn send(&self, request: Request<Body>) -> Exchanging {
+        let mut service = self.0.clone();
+        Box::pin(async move {
+            let ready = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
+            ready.map_err(|error| ExchangeError::of(error.into(), Stage::NotSent))?;
+            match service.call(request).await {
+                Ok(response) => Ok(response.map(Body::new)),
+                Err(error) => Err(ExchangeError::of(error.into(), Stage::Ambiguous)),
+            }
+        })
+    }
+}
+
+/// Why an exchange gave no answer, as a channel reports it.
+#[derive(Debug, thiserror::Error)]
+#[error("the exchange failed")]
+pub struct ExchangeError {
+    pub(crate) kind: FailureKind,
+    pub(crate) stage: Stage,
+    pub(crate) source: BoxError,
+    /// The request, whole, if nothing of it was sent.
+    pub(crate) unsent: Option<Box<Request<Body>>>,
+}
+
+/// What a failed exchange means for the peer and the caller.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// No connection came up.
+    Connect,
+    /// No connection came up in time.
+    ConnectTimeout,
+    /// No secure connection came up. Says nothing about who is there.
+    Tls,
+    /// The peer did not prove to be the one that was picked.
+    Identity,
+    /// The connection broke.
+    Broken,
+    /// No answer in time.
+    Timeout,
+    /// The peer broke the protocol.
+    Protocol,
+    /// The request cannot be put on the wire. Nothing is wrong with the peer.
+    Request,
+    /// The request body does not fit. Nothing is wrong with the peer.
+    BodyTooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The request's own body failed. Nothing is wrong with the peer.
+    RequestBody,
+    /// The channel was closed while the call was on its way to it.
+    Closed,
+}
+
+impl ExchangeError {
+    /// A failure of `kind`, after the request got as far as `stage`.
+    pub fn new(kind: FailureKind, stage: Stage, source: impl Into<BoxError>) -> Self {
+        Self { kind, stage, source: source.into(), unsent: None }
+    }
+
+    /// Finds an error of this type in what a service returned, or makes one.
+    fn of(error: BoxError, stage: Stage) -> Self {
+        match error.downcast::<Self>() {
+            Ok(error) => *error,
+            Err(source) if stage == Stage::NotSent => Self::new(FailureKind::Connect, stage, source),
+            Err(source) => Self::new(FailureKind::Broken, stage, source),
+        }
+    }
+
+    /// What it means for the peer; `None` if it says nothing about it.
+    pub(crate) const fn outcome(&self) -> Option<Outcome> {
+        match self.kind {
+            FailureKind::Connect | FailureKind::ConnectTimeout | FailureKind::Tls => Some(Outcome::Dial),
+            FailureKind::Identity => Some(Outcome::Identity),
+            FailureKind::Broken | FailureKind::Timeout | FailureKind::Protocol => Some(Outcome::Hard),
+            FailureKind::Request
+            | FailureKind::BodyTooLarge { .. }
+            | FailureKind::RequestBody
+            | FailureKind::Closed => None,
+        }
+    }
+
+    /// The rest of the sentence "billing-1 was tried and …".
+    pub(crate) const fn words(&self) -> &'static str {
+        match self.kind {
+            FailureKind::Connect => "could not be connected to",
+            FailureKind::ConnectTimeout => "took too long to connect to",
+            FailureKind::Tls => "gave no secure connection",
+            FailureKind::Identity => "did not prove who it is",
+            FailureKind::Broken => "closed or lost the connection",
+            FailureKind::Timeout => "did not answer in time",
+            FailureKind::Protocol => "broke the protocol",
+            FailureKind::Request | FailureKind::BodyTooLarge { .. } | FailureKind::RequestBody => {
+                "was not sent the request"
+            }
+            FailureKind::Closed => "was leaving",
+        }
+    }
+}
+
+/// Whether what is sent there stays on this host (S-008).
+pub(crate) fn is_local(endpoint: &Endpoint) -> bool {
+    match endpoint {
+        Endpoint::Name { host, .. } => &**host == "localhost",
+        _ => endpoint.is_loopback(),
+    }
+}
+
+/// A connection to the first of the addresses that takes one.
+#[cfg(feature = "http")]
+async fn connect(addresses: &[Endpoint]) -> std::io::Result<tokio::net::TcpStream> {
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+    use tokio::net::TcpStream;
+
+    let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        let connected = match address {
+            Endpoint::Ip(address) => TcpStream::connect(address).await,
+            // Whatever a resolver says (S-008).
+            Endpoint::Name { host, port } if &**host == "localhost" => {
+                let loopback: [SocketAddr; 2] =
+                    [(Ipv4Addr::LOCALHOST, *port).into(), (Ipv6Addr::LOCALHOST, *port).into()];
+                TcpStream::connect(loopback.as_slice()).await
+            }
+            Endpoint::Name { host, port } => TcpStream::connect((&**host, *port)).await,
+        };
+        match connected {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}

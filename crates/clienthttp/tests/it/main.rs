@@ -1,0 +1,6 @@
+//! The client against real peers on loopback.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod auth;
+mod call;
+mod kit;
