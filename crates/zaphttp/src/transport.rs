@@ -287,6 +287,18 @@ impl Stream {
         }
     }
 
+    /// Has `cx` woken when something happens on a connection where nothing should. False if it has happened.
+    pub(crate) fn watch(&mut self, cx: &mut Context<'_>) -> bool {
+        match self {
+            // The runtime remembers a socket as readable until a read has found it empty.
+            Self::Tcp(io) => io.poll_read_ready(cx).is_pending() || would_block(peek(io)),
+            Self::Unix(io) => io.poll_read_ready(cx).is_pending() || would_block(peek(io)),
+            #[cfg(feature = "tls")]
+            Self::Tls(io) => reads_nothing(io, cx),
+            Self::Other(io) => reads_nothing(io, cx),
+        }
+    }
+
     /// Whether bytes wait in the kernel of which the runtime may not know yet.
     pub(crate) fn has_unseen_bytes(&self) -> bool {
         match self {

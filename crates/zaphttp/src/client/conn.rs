@@ -3,11 +3,12 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::pool::Watchdog;
 use crate::error::{BodyError, BoxError, SendError, SendErrorKind, Stage};
 use crate::framing::{FrameReader, ReadError};
 use crate::outbox::Outbox;
@@ -29,6 +30,7 @@ pub(super) struct Conn {
     /// What it was secured with: it is used for nothing else (S-040).
     #[cfg(feature = "tls")]
     pub(super) generation: Option<Generation>,
+    pub(super) watchdog: Watchdog,
     _counted: Counted,
 }
 
@@ -79,7 +81,7 @@ pub(super) struct Exchange {
 }
 
 impl Conn {
-    pub(super) fn new(connection: Connection, limits: Limits, counted: Counted) -> Self {
+    pub(super) fn new(connection: Connection, limits: Limits, watchdog: Watchdog, counted: Counted) -> Self {
         Self {
             io: connection.io,
             reader: FrameReader::new(limits),
@@ -89,6 +91,7 @@ impl Conn {
             reused: false,
             #[cfg(feature = "tls")]
             generation: None,
+            watchdog,
             _counted: counted,
         }
     }
@@ -97,6 +100,16 @@ impl Conn {
     /// for an answer (S-042, S-043).
     pub(super) fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
         if self.reused { self.io.is_silent(cx) } else { self.io.starts_silent(cx) }
+    }
+
+    /// Has the watchdog woken when something happens on the idle connection. False if it has happened.
+    pub(super) fn watch(&mut self) -> bool {
+        self.io.watch(&mut Context::from_waker(&self.watchdog.waker))
+    }
+
+    /// As [`is_silent`](Self::is_silent), for those who cannot wait.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.io.is_silent(&mut Context::from_waker(Waker::noop()))
     }
 
     /// Whether the exchange left the connection as it was before: all written, nothing left over.

@@ -58,7 +58,7 @@ pub struct Client {
 pub(crate) struct Shared {
     dialer: Dialer,
     settings: Settings,
-    pool: Pool,
+    pool: Arc<Pool>,
     open: Arc<AtomicUsize>,
 }
 
@@ -78,7 +78,7 @@ impl Client {
     }
 
     fn new(dialer: Dialer, settings: Settings) -> Self {
-        let pool = Pool::new(settings.max_idle);
+        let pool = Arc::new(Pool::new(settings.max_idle));
         Self { shared: Arc::new(Shared { dialer, settings, pool, open: Arc::default() }) }
     }
 
@@ -183,7 +183,8 @@ impl Shared {
             },
         };
         let connection = connection.map_err(cannot_connect)?;
-        let mut conn = Box::new(Conn::new(connection, self.settings.limits, Counted::new(&self.open)));
+        let (watchdog, counted) = (self.pool.watchdog(), Counted::new(&self.open));
+        let mut conn = Box::new(Conn::new(connection, self.settings.limits, watchdog, counted));
         #[cfg(feature = "tls")]
         {
             conn.generation = generation;

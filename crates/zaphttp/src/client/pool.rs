@@ -1,6 +1,8 @@
 //! Idle connections, last in first out.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Wake, Waker};
 
 use super::conn::Conn;
 
@@ -9,6 +11,7 @@ use super::conn::Conn;
 pub(super) struct Pool {
     state: Mutex<State>,
     max_idle: usize,
+    next_id: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -25,7 +28,7 @@ pub(super) struct PoolClosed;
 
 impl Pool {
     pub(super) fn new(max_idle: usize) -> Self {
-        Self { state: Mutex::default(), max_idle }
+        Self { state: Mutex::default(), max_idle, next_id: AtomicU64::new(0) }
     }
 
     pub(super) fn take(&self) -> Result<Option<Box<Conn>>, PoolClosed> {
@@ -34,7 +37,11 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request, or closes it where there are enough.
-    pub(super) fn put(&self, conn: Box<Conn>) {
+    pub(super) fn put(&self, mut conn: Box<Conn>) {
+        // Before the lock: whoever is woken by it wants the lock.
+        if !conn.watch() {
+            return;
+        }
         let mut state = self.lock();
         if !state.closed && state.idle.len() < self.max_idle {
             state.idle.push(conn);
@@ -57,8 +64,54 @@ impl Pool {
         drop(idle);
     }
 
+    /// Watches over a new connection whenever it is idle here.
+    pub(super) fn watchdog(self: &Arc<Self>) -> Watchdog {
+        // Relaxed: the numbers only have to differ.
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        Watchdog { id, waker: Waker::from(Arc::new(Alarm { id, pool: Arc::downgrade(self) })) }
+    }
+
+    /// Closes an idle connection on which something happened (S-042). One that is in use is none of our
+    /// business any more.
+    fn discard(&self, id: u64) {
+        let mut state = self.lock();
+        let Some(at) = state.idle.iter().position(|conn| conn.watchdog.id == id) else {
+            return;
+        };
+        // The runtime may also have cried wolf, when a task had used up its turn.
+        let stale = state.idle.get_mut(at).is_some_and(|conn| !conn.is_quiet());
+        let stale = stale.then(|| state.idle.remove(at));
+        drop(state);
+        drop(stale);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing that can panic runs under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the runtime is to wake when an idle connection becomes readable: not a task, there is none.
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    id: u64,
+    pub(super) waker: Waker,
+}
+
+#[derive(Debug)]
+struct Alarm {
+    id: u64,
+    pool: Weak<Pool>,
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.discard(self.id);
+        }
     }
 }

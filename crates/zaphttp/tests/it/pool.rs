@@ -17,7 +17,7 @@ use tower::service_fn;
 
 use crate::kit::{
     Frame, LIMIT, NOWHERE, RESPONSE, Scripted, answer, builder_for, bytes_of, client_of, data, echo, end,
-    get, head, ok, poll_once, post, serve, within,
+    get, head, ok, poll_once, post, serve, until, within,
 };
 
 fn with(method: &str) -> Request<Body> {
@@ -149,6 +149,55 @@ async fn z022_a_server_that_restarts_between_two_requests_is_not_noticed() {
     let _server = Server::builder().serve(Listener::tcp(addr).await.unwrap(), again);
     assert_eq!(bytes_of(client.send(post("two")).await.unwrap()).await, b"two");
     assert_eq!(client.connection_count(), 1);
+}
+
+#[tokio::test]
+async fn s042_an_idle_connection_on_which_something_happens_is_closed_at_once() {
+    let act = Facts::<()>::new();
+    let release = act.clone();
+    let server = ScriptedServer::start(move |mut conn| {
+        let act = release.clone();
+        async move {
+            conn.read_frame().await;
+            conn.send(&ok(b"answer")).await;
+            act.at_least(1, LIMIT).await;
+            match conn.number() {
+                0 => conn.send(b"x").await,
+                1 => return conn.reset(),
+                2 => conn.half_close().await,
+                _ => {
+                    conn.read_frame().await;
+                    conn.send(&ok(b"answer")).await;
+                }
+            }
+            conn.read_to_end().await;
+        }
+    })
+    .await;
+    let client = Client::builder(server.addr()).build();
+    let answers = futures_util::future::join_all((0..5).map(|_| client.send(get("/")))).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!((client.idle_count(), client.connection_count()), (5, 5));
+    // Nobody asks for anything any more.
+    act.push(());
+    until("the three are gone", || client.connection_count() == 2).await;
+    assert_eq!(client.idle_count(), 2);
+    assert_eq!(bytes_of(client.send(get("/")).await.unwrap()).await, b"answer");
+    assert_eq!(server.connection_count(), 5, "those that stayed are used");
+}
+
+#[tokio::test(start_paused = true)]
+async fn s042_an_idle_connection_in_memory_is_closed_at_once_too() {
+    let connector = Scripted::new(|mut peer| async move {
+        peer.frame().await;
+        peer.send(&ok(b"answer")).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    });
+    let client = Client::builder(NOWHERE).connector(Arc::new(connector)).build();
+    client.send(get("/")).await.unwrap();
+    assert_eq!(client.idle_count(), 1);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((client.idle_count(), client.connection_count()), (0, 0));
 }
 
 #[tokio::test]
