@@ -11,14 +11,10 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::wire::{self, Limits, PREFIX_LEN, WireError};
 
 /// What a fresh connection reads into. An idle connection keeps this much; thousands of them must fit.
-const MIN_READ: usize = 4 << 10;
+const MIN_READ: usize = 2 << 10;
 
 /// What a connection that is read in big pieces reads into.
 const MAX_READ: usize = 64 << 10;
-
-/// A read with less room than this behind what is buffered is not worth its system call. Room that is
-/// left over after a read also tells the runtime that the socket is empty, without another call.
-const MIN_ROOM: usize = 1 << 10;
 
 /// Reads this far below the buffer's size, this many times in a row, halve it.
 const SHRINK_AFTER: u8 = 16;
@@ -154,9 +150,12 @@ impl FrameReader {
             self.allocated = 0;
         }
         let room = self.buf.capacity() - self.buf.len();
-        if room < missing.max(MIN_ROOM) {
+        // With less than half of it left, a read would too often have to be followed by another. Room that
+        // is left over after a read tells the runtime that the socket is empty, without a system call.
+        let needed = missing.max(self.read_size / 2);
+        if room < needed {
             // Nothing is moved or allocated when every frame that was split off is gone again.
-            let wanted = missing.max(MIN_ROOM).max(self.read_size.saturating_sub(self.buf.len()));
+            let wanted = needed.max(self.read_size.saturating_sub(self.buf.len()));
             self.buf.reserve(wanted);
             self.allocated = self.allocated.max(self.buf.capacity());
         }

@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        // With the buffer of 4 KiB that reading needs: 9,000 of them are to fit into 10 KiB each.
+        // Besides 2 KiB to read into, and what the runtime needs: 9,000 of them are to fit into 10 KiB each.
         let serving = conn::run(
             Connection::new(tokio::io::duplex(1).0, crate::ConnectionInfo::default()),
             Arc::new(Server::builder().build().settings.as_ref().clone()),
@@ -359,6 +359,7 @@ mod tests {
             axum::Router::new(),
         );
         let len = size_of_val(&serving);
-        assert!(len < 4 << 10, "the state of a connection takes {len} bytes");
+        println!("the state of a connection takes {len} bytes");
+        assert!(len <= 3 << 10, "{len}");
     }
 }

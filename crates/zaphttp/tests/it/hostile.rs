@@ -365,9 +365,9 @@ async fn limits_hold_in_both_directions() {
         assert_eq!(caller.frame().await.unwrap().status(), status);
     }
     let connector = Arc::new(Scripted::new(|mut peer| async move {
-        peer.frame().await;
+        peer.frame_some_day().await;
         peer.send(&[head(), data(&[0; 600])].concat()).await;
-        peer.frame().await;
+        peer.frame_some_day().await;
     }));
     let client = Client::builder(NOWHERE).connector(connector).limits(limits).build();
     let body = client.send(get("/")).await.unwrap().into_body();

@@ -236,16 +236,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
         self.io.write_all(bytes).await.unwrap();
     }
 
-    /// The next frame; `None` if the server closed between frames.
+    /// The next frame; `None` if the other side closed between frames.
     pub(crate) async fn frame(&mut self) -> Option<Frame> {
+        within("waiting for a frame", self.frame_some_day()).await
+    }
+
+    /// For peers whose time may be paused.
+    pub(crate) async fn frame_some_day(&mut self) -> Option<Frame> {
         let mut prefix = [0; 4];
-        let first = within("waiting for a frame", self.io.read(&mut prefix)).await.unwrap_or(0);
+        let first = self.io.read(&mut prefix).await.unwrap_or(0);
         if first == 0 {
             return None;
         }
         self.io.read_exact(&mut prefix[first..]).await.unwrap();
         let mut bytes = vec![0; u32::from_be_bytes(prefix) as usize];
-        within("waiting for the rest of a frame", self.io.read_exact(&mut bytes)).await.unwrap();
+        self.io.read_exact(&mut bytes).await.unwrap();
         Some(Frame::new(bytes))
     }
 

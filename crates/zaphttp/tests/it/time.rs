@@ -49,7 +49,7 @@ async fn a_connection_that_does_not_come_up_ends_at_the_connect_timeout() {
 async fn an_answer_that_does_not_come_ends_at_the_response_timeout() {
     let silent = || {
         Scripted::new(|mut peer| async move {
-            peer.frame().await;
+            peer.frame_some_day().await;
             std::future::pending().await
         })
     };
@@ -68,7 +68,7 @@ async fn an_answer_that_does_not_come_ends_at_the_response_timeout() {
 #[tokio::test(start_paused = true)]
 async fn each_request_has_its_own_deadline() {
     let connector = Scripted::new(|mut peer| async move {
-        while peer.frame().await.is_some() {
+        while peer.frame_some_day().await.is_some() {
             sleep(20 * SECOND).await;
             peer.send(&ok(b"late")).await;
         }
@@ -100,12 +100,12 @@ async fn a_peer_that_does_not_read_ends_at_the_response_timeout_with_nothing_sen
 #[tokio::test(start_paused = true)]
 async fn a_long_answer_may_take_as_long_as_it_keeps_coming() {
     let connector = Scripted::new(|mut peer| async move {
-        peer.frame().await;
+        peer.frame_some_day().await;
         for part in ok(&vec![1; 1 << 20]).chunks(20_000) {
             sleep(10 * SECOND).await;
             peer.send(part).await;
         }
-        peer.frame().await;
+        peer.frame_some_day().await;
     });
     let start = Instant::now();
     let response = client(connector).build().send(get("/")).await.unwrap();
@@ -116,7 +116,7 @@ async fn a_long_answer_may_take_as_long_as_it_keeps_coming() {
 #[tokio::test(start_paused = true)]
 async fn a_long_answer_that_stops_coming_ends_at_the_idle_timeout() {
     let connector = Scripted::new(|mut peer| async move {
-        peer.frame().await;
+        peer.frame_some_day().await;
         peer.send(&ok(&vec![1; 1 << 20])[..100_000]).await;
         std::future::pending().await
     });
@@ -130,7 +130,7 @@ async fn a_long_answer_that_stops_coming_ends_at_the_idle_timeout() {
 async fn s083_sv_s11_empty_frames_are_no_progress() {
     const ROW: &str = "SV-S11";
     let connector = Scripted::new(|mut peer| async move {
-        peer.frame().await;
+        peer.frame_some_day().await;
         peer.send(&[head(), data(b"some")].concat()).await;
         loop {
             sleep(SECOND).await;
@@ -150,7 +150,7 @@ async fn s083_sv_s11_empty_frames_are_no_progress() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_with_a_piece_now_and_then_is_not_cut() {
     let connector = Scripted::new(|mut peer| async move {
-        peer.frame().await;
+        peer.frame_some_day().await;
         peer.send(&head()).await;
         for _ in 0..10 {
             sleep(59 * SECOND).await;
@@ -174,7 +174,7 @@ async fn a_stream_with_a_piece_now_and_then_is_not_cut() {
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_takes_its_time_is_not_the_peers_fault() {
     let connector = Scripted::new(|mut peer| async move {
-        peer.frame().await;
+        peer.frame_some_day().await;
         peer.send(&head()).await;
         for _ in 0..3 {
             sleep(SECOND).await;
