@@ -9,7 +9,7 @@
 //! - what is shown: [`TestCa`], [`TestIdentity`]
 //! - what happened: [`Facts`] (recorded, with a wait that needs no sleep), [`LogCapture`]
 //! - what must not happen: [`Canary`] (secrets in texts), [`Leaks`], [`Watchdog`] (hangs), [`alloc`]
-//! - where: [`alone`] (a test in a process of its own), [`netns`] (in a network of its own)
+//! - where: [`alone`] (a test in a process of its own), or not at all: [`skipped`], [`netns`] (in a network of its own)
 
 pub mod alloc;
 pub mod alone;
@@ -22,6 +22,7 @@ pub mod netns;
 mod plan;
 mod proxy;
 mod script;
+mod skipped;
 mod watchdog;
 
 pub use ca::{LeafBuilder, TestCa, TestIdentity, Usage, pem_of_certificates};
@@ -32,4 +33,5 @@ pub use logs::LogCapture;
 pub use plan::{Cut, Direction, Pace, Plan, Pump, cut_points};
 pub use proxy::{BlackHole, FaultProxy, ProxyEvent, Refuser};
 pub use script::{ScriptedServer, ServerConn, ServerEvent};
+pub use skipped::skipped;
 pub use watchdog::Watchdog;

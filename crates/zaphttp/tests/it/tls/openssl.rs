@@ -20,10 +20,10 @@ struct Openssl {
 
 impl Openssl {
     /// `None`, and a line about it, where there is no `openssl`.
-    fn find(ca: &TestCa) -> Option<Self> {
+    fn find(test: &str, ca: &TestCa) -> Option<Self> {
         let known = Command::new("openssl").arg("version").stdout(Stdio::null()).status();
         if !known.is_ok_and(|status| status.success()) {
-            eprintln!("skipped: there is no `openssl` here");
+            peerage_tests::skipped(test, "there is no `openssl` here");
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
@@ -72,7 +72,7 @@ async fn ask(client: &ClientTls, addr: std::net::SocketAddr) -> Result<NamedGrou
 #[tokio::test]
 async fn sv_p12_sv_p13_openssl_as_a_server() {
     let ca = TestCa::new();
-    let Some(openssl) = Openssl::find(&ca) else { return };
+    let Some(openssl) = Openssl::find("sv_p12_sv_p13_openssl_as_a_server", &ca) else { return };
     let client = ClientTls::new(roots(&ca));
     let (_running, addr) = s_server(&openssl, &["-tls1_3", "-groups", "X25519"]).await;
     let refused = Err(Refusal::Theirs(TlsFailure::KeyExchange));
@@ -87,7 +87,7 @@ async fn sv_p12_sv_p13_openssl_as_a_server() {
 #[tokio::test]
 async fn sv_p12_sv_p13_openssl_as_a_client() {
     let ca = TestCa::new();
-    let Some(openssl) = Openssl::find(&ca) else { return };
+    let Some(openssl) = Openssl::find("sv_p12_sv_p13_openssl_as_a_client", &ca) else { return };
     let server = ServerTls::new(identity(&ca.server(&[NODE])));
     for (what, server, version, expected) in [
         ("no hybrid", server.clone(), "-tls1_3", Err(TlsFailure::KeyExchange)),
