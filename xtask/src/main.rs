@@ -9,6 +9,7 @@
 
 mod ci;
 mod fuzz;
+mod interop;
 mod rows;
 mod run;
 mod tidy;
@@ -23,6 +24,7 @@ usage: cargo xtask TASK
   ci               lint, then test: what .ci/run does
   tidy             dependency arrows, inherited lints, conformance rows no test names
   netns            the long tests that need network namespaces (minutes)
+  interop          our programs beside OpenSSL, Go, python-zeroconf, avahi, curl (4 min)
   bench zaphttp    client and server beside hyper and a raw epoll loop (release build)
   fuzz TARGET [--seconds N]
                    one fuzz target (needs cargo-fuzz); without TARGET: the list
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(),
         ["netns", rest @ ..] => ci::netns(rest),
         ["bench", rest @ ..] => ci::bench(rest),
+        ["interop"] => interop::run(),
         ["fuzz", rest @ ..] => fuzz::run(rest),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
