@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 
@@ -39,12 +39,17 @@ impl Replay {
     }
 
     /// An attempt collected the body and sent nothing of it: it is in memory now.
-    pub(crate) fn take_back(&mut self, mut request: http::Request<Body>) {
-        if !self.is_whole()
-            && let Some((data, trailers)) = request.body_mut().take_whole()
-        {
-            *self = Self::Whole { data, trailers };
+    pub(crate) async fn take_back(&mut self, mut body: Body) {
+        let mut whole = BytesMut::new();
+        let mut trailers = None;
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            match frame.map(Frame::into_data) {
+                Ok(Ok(data)) => whole.extend_from_slice(&data),
+                Ok(Err(frame)) => trailers = frame.into_trailers().ok().map(Box::new),
+                Err(_) => return,
+            }
         }
+        *self = Self::Whole { data: whole.freeze(), trailers };
     }
 
     /// Takes a body in. What is in memory already is taken whole, whatever its type.

@@ -163,27 +163,24 @@ impl File {
         }
     }
 
-    /// Reads the file if it is another than before.
-    fn look(&self) {
+    /// Reads the file if it is another than before. Returns what is wrong with it.
+    fn look(&self) -> Option<&'static str> {
         let seen = Seen::of(&self.path);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.seen == seen {
-            return;
+            return None;
         }
         state.seen = seen;
         drop(state);
-        let why = match std::fs::read_to_string(&self.path) {
-            Ok(token) => match header(token.trim()) {
-                Ok(Some(token)) => {
-                    self.token.store(Some(Arc::new(token)));
-                    return;
-                }
-                Ok(None) => "it is empty",
-                Err(_) => "its token cannot be a header value",
-            },
-            Err(_) => "it cannot be read",
-        };
-        warn!(path = %self.path.display(), why, "bearer token file is unusable, keeping the old token");
+        match std::fs::read_to_string(&self.path).map(|token| header(token.trim())) {
+            Ok(Ok(Some(token))) => {
+                self.token.store(Some(Arc::new(token)));
+                None
+            }
+            Ok(Ok(None)) => Some("it is empty"),
+            Ok(Err(_)) => Some("its token cannot be a header value"),
+            Err(_) => Some("it cannot be read"),
+        }
     }
 }
 
@@ -201,8 +198,13 @@ async fn look_again_and_again(file: Weak<File>) {
         tokio::time::sleep(LOOK).await;
         let Some(file) = file.upgrade() else { return };
         // Off the runtime's threads: a network file system may take its time.
-        if tokio::task::spawn_blocking(move || file.look()).await.is_err() {
-            return;
+        let path = file.path.clone();
+        match tokio::task::spawn_blocking(move || file.look()).await {
+            Ok(None) => {}
+            Ok(Some(why)) => {
+                warn!(path = %path.display(), why, "bearer token file is unusable, keeping the old token");
+            }
+            Err(_) => return,
         }
     }
 }

@@ -5,7 +5,7 @@ use peerage_balance::{Generator, Policy, RetryPolicy, Settings as BalanceSetting
 use peerage_discovery::{Discovery, DiscoveryError, ServiceType};
 use tokio::time::{Instant, timeout};
 
-use super::{BodyTimeout, Choice, Client, Settings, Shared, members::Members, running::Running};
+use super::{Auth, BodyTimeout, Choice, Client, Settings, Shared, members::Members, running::Running};
 use crate::{AuthAttacher, Bearer, BoxError, BuildError, ConfigError, Dialer, Picker, Security};
 
 /// What happens to answers that point elsewhere.
@@ -45,7 +45,7 @@ pub struct ClientBuilder {
     choice: Option<Arc<dyn Picker>>,
     policy: Policy,
     dialer: Option<Arc<dyn Dialer>>,
-    auth: Auth,
+    auth: Way,
     conflict: Option<ConfigError>,
     min_peers: usize,
     discover_timeout: Duration,
@@ -67,7 +67,7 @@ enum Source {
     Text(String),
 }
 
-enum Auth {
+enum Way {
     None,
     Bearer(Bearer),
     #[cfg(feature = "zap")]
@@ -77,7 +77,7 @@ enum Auth {
     Attacher(Arc<dyn AuthAttacher>),
 }
 
-impl Auth {
+impl Way {
     const fn name(&self) -> Option<&'static str> {
         match self {
             Self::None => None,
@@ -98,7 +98,7 @@ impl ClientBuilder {
             choice: None,
             policy: Policy::default(),
             dialer: None,
-            auth: Auth::None,
+            auth: Way::None,
             conflict: None,
             min_peers: 1,
             discover_timeout: Duration::from_secs(10),
@@ -152,7 +152,7 @@ impl ClientBuilder {
     /// [`allow_plaintext_credentials`](Self::allow_plaintext_credentials).
     pub fn bearer(mut self, token: impl AsRef<str>) -> Self {
         match Bearer::new(token) {
-            Ok(bearer) => self.authenticate(Auth::Bearer(bearer)),
+            Ok(bearer) => self.authenticate(Way::Bearer(bearer)),
             Err(error) => {
                 self.conflict.get_or_insert(error);
                 self
@@ -162,25 +162,25 @@ impl ClientBuilder {
 
     /// As [`bearer`](Self::bearer), for a token that changes: [`Bearer::from_file`], [`Bearer::from_fn`].
     pub fn bearer_from(self, bearer: Bearer) -> Self {
-        self.authenticate(Auth::Bearer(bearer))
+        self.authenticate(Way::Bearer(bearer))
     }
 
     /// Trusts peers that prove to be members of our cluster, and proves that we are one. No credentials
     /// are sent. Sets the dialer.
     #[cfg(feature = "zap")]
     pub fn local_trust(self, identity: crate::LocalTrust) -> Self {
-        self.authenticate(Auth::LocalTrust(Box::new(identity)))
+        self.authenticate(Way::LocalTrust(Box::new(identity)))
     }
 
     /// Sends no credentials and trusts whoever answers: everybody who can announce a peer on the network
     /// can receive the calls of this client and answer them.
     pub fn danger_plaintext_local_trust(self) -> Self {
-        self.authenticate(Auth::PlaintextLocalTrust)
+        self.authenticate(Way::PlaintextLocalTrust)
     }
 
     /// Attaches credentials by code of one's own.
     pub fn auth(self, attacher: impl AuthAttacher) -> Self {
-        self.authenticate(Auth::Attacher(Arc::new(attacher)))
+        self.authenticate(Way::Attacher(Arc::new(attacher)))
     }
 
     /// Lets `Authorization`, `Cookie` and sensitive values cross the network in plaintext, where anybody on
@@ -250,7 +250,7 @@ impl ClientBuilder {
         Self { seed: Some(seed), ..self }
     }
 
-    fn authenticate(mut self, way: Auth) -> Self {
+    fn authenticate(mut self, way: Way) -> Self {
         if let (Some(first), Some(second)) = (self.auth.name(), way.name()) {
             self.conflict.get_or_insert(ConfigError::TwoWaysToAuthenticate { first, second });
         }
@@ -376,14 +376,12 @@ impl ClientBuilder {
     }
 }
 
-type DialerAndAuth = (Arc<dyn Dialer>, Option<Arc<dyn AuthAttacher>>);
-
 fn dialer_and_auth(
     dialer: Option<Arc<dyn Dialer>>,
-    auth: Auth,
+    way: Way,
     connect_timeout: Option<Duration>,
     per_try: Option<Duration>,
-) -> Result<DialerAndAuth, ConfigError> {
+) -> Result<(Arc<dyn Dialer>, Auth), ConfigError> {
     #[cfg(feature = "zap")]
     let by_default = || {
         let limit = connect_timeout.unwrap_or(Duration::from_secs(3));
@@ -394,12 +392,12 @@ fn dialer_and_auth(
         let why = "only for the default dialer: set it on yours";
         return Err(ConfigError::Setting { setting: "connect_timeout", why });
     }
-    let auth: Option<Arc<dyn AuthAttacher>> = match auth {
-        Auth::None | Auth::PlaintextLocalTrust => None,
-        Auth::Bearer(bearer) => Some(Arc::new(bearer)),
-        Auth::Attacher(attacher) => Some(attacher),
+    let auth = match way {
+        Way::None | Way::PlaintextLocalTrust => Auth::None,
+        Way::Bearer(bearer) => Auth::Bearer(bearer),
+        Way::Attacher(attacher) => Auth::Attacher(attacher),
         #[cfg(feature = "zap")]
-        Auth::LocalTrust(trust) => {
+        Way::LocalTrust(trust) => {
             let dialer: Arc<dyn Dialer> = match dialer {
                 None => {
                     let (tls, names) = trust.into_parts();
@@ -413,7 +411,7 @@ fn dialer_and_auth(
                     _ => return Err(ConfigError::LocalTrust { why: "the dialer does not verify peers" }),
                 },
             };
-            return Ok((dialer, None));
+            return Ok((dialer, Auth::None));
         }
     };
     match dialer {

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use http::{
-    HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
-    header::{HOST, RETRY_AFTER, USER_AGENT},
+    HeaderName, Request, Response, StatusCode, Uri,
+    header::{AUTHORIZATION, Entry, HOST, RETRY_AFTER, USER_AGENT},
     request::Parts,
     uri::Scheme,
 };
@@ -18,12 +18,12 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{Instrument, Span, debug, debug_span, error, field::Empty, info_span};
 
 use super::{
-    BodyTimeout, CallOptions, Redirects, Settings, Shared,
+    Auth, BodyTimeout, CallOptions, Redirects, Settings, Shared,
     members::{Lease, NotPicked},
     running::{Permit, Refused},
 };
 use crate::{
-    Attempt, Attempts, Body, BoxError, ClientError, Insecure, PeerInfo, PickContext,
+    Attempt, Attempts, AuthAttacher as _, Body, BoxError, ClientError, Insecure, PeerInfo, PickContext,
     body::Hold,
     dial::{ExchangeError, FailureKind},
     error::{Failed, Phase},
@@ -94,6 +94,14 @@ struct Call<'c> {
     /// Until an answer whose body still arrives takes it.
     permit: Option<Permit>,
     attempts: Attempts,
+    added: Added,
+}
+
+/// What the caller did not put into the head.
+#[derive(Default)]
+struct Added {
+    authority: bool,
+    user_agent: bool,
 }
 
 /// How an attempt ended.
@@ -126,7 +134,21 @@ impl<'c> Call<'c> {
             (limit, None) | (None, limit) => limit,
         };
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        Self { shared, options, deadline, limit, permit: Some(permit), attempts: Attempts::default() }
+        Self {
+            shared,
+            options,
+            deadline,
+            limit,
+            permit: Some(permit),
+            attempts: Attempts::default(),
+            added: Added::default(),
+        }
+    }
+
+    /// The number that the call being served came with; a proxy passes it on as it is.
+    fn serving(&self, head: &Parts) -> Option<u32> {
+        let passed_on = || head.headers.get(ATTEMPT)?.to_str().ok()?.parse().ok();
+        self.options.serving.or_else(passed_on)
     }
 
     const fn settings(&self) -> &'c Settings {
@@ -136,8 +158,9 @@ impl<'c> Call<'c> {
     /// The call, and those that redirects make of it.
     async fn follow(&mut self, mut head: Parts, mut body: Replay) -> Result<Response<Body>, ClientError> {
         let mut chain = Vec::new();
+        self.prepare(&mut head);
         loop {
-            let mut response = match self.repeat(&head, &mut body).await {
+            let mut response = match self.repeat(&mut head, &mut body).await {
                 Ok(response) => response,
                 Err(mut error) => {
                     if chain.is_empty()
@@ -145,6 +168,7 @@ impl<'c> Call<'c> {
                         && let Some(call) = error.call_mut()
                         && call.attempts.iter().all(|attempt| attempt.stage == Stage::NotSent)
                     {
+                        self.restore(&mut head);
                         call.request = Some(Request::from_parts(head, body.into_body()));
                     }
                     return Err(error);
@@ -174,11 +198,11 @@ impl<'c> Call<'c> {
     }
 
     /// One request, as often as it takes.
-    async fn repeat(&mut self, head: &Parts, body: &mut Replay) -> Result<Response<Body>, ClientError> {
+    async fn repeat(&mut self, head: &mut Parts, body: &mut Replay) -> Result<Response<Body>, ClientError> {
         let settings = self.settings();
         let by_key = settings.retry.honours_idempotency_key() && head.headers.contains_key(IDEMPOTENCY_KEY);
         let idempotent = self.options.idempotent || by_key || repeat::is_idempotent(head.method.as_str());
-        let mut retry = RetryState::new(&settings.retry, idempotent, self.options.serving);
+        let mut retry = RetryState::new(&settings.retry, idempotent, self.serving(head));
         let mut tried = LeaveOut::default();
         // What the caller gets if nothing better comes: the last answer, or else the last failure.
         let mut answered: Option<(Response<Body>, Lease)> = None;
@@ -203,8 +227,10 @@ impl<'c> Call<'c> {
                 }
                 Ended::Failure { mut error, began } => {
                     self.note_failure(&mut lease, &error, began, now);
-                    if let Some(unsent) = error.unsent.take() {
-                        body.take_back(*unsent);
+                    if !body.is_whole()
+                        && let Some(unsent) = error.take_unsent()
+                    {
+                        body.take_back(unsent).await;
                     }
                     let event = match (error.kind, error.stage) {
                         // It would fail with every peer.
@@ -314,7 +340,7 @@ impl<'c> Call<'c> {
     }
 
     /// One attempt on one peer.
-    async fn attempt(&self, lease: &mut Lease, head: &Parts, body: &Replay, number: u32) -> Ended {
+    async fn attempt(&self, lease: &mut Lease, head: &mut Parts, body: &Replay, number: u32) -> Ended {
         let (members, settings) = (&self.shared.members, self.settings());
         let member = std::sync::Arc::clone(lease.member());
         let peer = member.peer();
@@ -329,16 +355,25 @@ impl<'c> Call<'c> {
                 return Ended::Failure { error, began };
             }
         };
-        let mut parts = head.clone();
-        self.complete(&mut parts, began, number);
-        if let Some(auth) = &settings.auth
-            && let Err(error) = auth.attach(&mut parts, peer)
-        {
+        self.complete(head, began, number);
+        let mut undo = false;
+        let mut own = None;
+        let attached = match &settings.auth {
+            Auth::None => Ok(()),
+            // What it does is known, and can be undone without a copy.
+            Auth::Bearer(bearer) => {
+                undo = !head.headers.contains_key(AUTHORIZATION);
+                bearer.attach(head, peer)
+            }
+            Auth::Attacher(attacher) => attacher.attach(own.insert(head.clone()), peer),
+        };
+        if let Err(error) = attached {
             return Ended::Auth(error);
         }
+        let sent = own.as_ref().unwrap_or(head);
         let crossing = Crossing {
-            uri: &head.uri,
-            headers: &parts.headers,
+            uri: &sent.uri,
+            headers: &sent.headers,
             security: members.dialer.security(),
             is_local: member.attached().is_local,
             announced_by_anybody: announced_by_anybody(peer),
@@ -347,7 +382,12 @@ impl<'c> Call<'c> {
         match crossing.judge() {
             Ok(false) => {}
             Ok(true) => self.shared.warn_of_plaintext(),
-            Err(why) => return Ended::Insecure(why),
+            Err(why) => {
+                if undo {
+                    head.headers.remove(AUTHORIZATION);
+                }
+                return Ended::Insecure(why);
+            }
         }
 
         let per_try = settings.retry.per_try_limit().and_then(|limit| began.checked_add(limit));
@@ -363,11 +403,14 @@ impl<'c> Call<'c> {
             server.address = %peer.address(),
             http.request.resend_count = number - 1,
         );
-        let exchange = channel.send(Request::from_parts(parts, body.attempt())).instrument(span);
+        let exchange = channel.send(sent, body.attempt()).instrument(span);
         let result = match until {
             None => Ok(exchange.await),
             Some(until) => timeout_at(until, exchange).await,
         };
+        if undo {
+            head.headers.remove(AUTHORIZATION);
+        }
         match result {
             Ok(Ok(response)) => Ended::Answer { response, began },
             Ok(Err(error)) => Ended::Failure { error, began },
@@ -379,28 +422,42 @@ impl<'c> Call<'c> {
         }
     }
 
-    /// Adds what every attempt carries.
-    fn complete(&self, parts: &mut Parts, began: Instant, number: u32) {
+    /// Makes the head one that any peer can be sent: with somebody to be for, and with a sender.
+    fn prepare(&mut self, head: &mut Parts) {
         let settings = self.settings();
-        if parts.uri.authority().is_none() && !parts.headers.contains_key(HOST) {
+        if head.uri.authority().is_none() && !head.headers.contains_key(HOST) {
             // As an authority it costs no header; whoever speaks to the peer makes one of it.
-            let mut uri = std::mem::take(&mut parts.uri).into_parts();
+            let mut uri = head.uri.clone().into_parts();
             uri.scheme = Some(Scheme::HTTP);
             uri.authority = Some(settings.authority.clone());
-            // With a path like `*` it cannot have one.
-            match Uri::from_parts(uri) {
-                Ok(uri) => parts.uri = uri,
-                Err(_) => {
-                    parts.uri = Uri::from_static("*");
-                    if let Ok(host) = HeaderValue::from_str(settings.authority.as_str()) {
-                        parts.headers.insert(HOST, host);
-                    }
-                }
+            if let Ok(uri) = Uri::from_parts(uri) {
+                head.uri = uri;
+                self.added.authority = true;
             }
         }
-        if !parts.headers.contains_key(USER_AGENT) {
-            parts.headers.insert(USER_AGENT, settings.user_agent.clone());
+        if let Entry::Vacant(entry) = head.headers.entry(USER_AGENT) {
+            entry.insert(settings.user_agent.clone());
+            self.added.user_agent = true;
         }
+    }
+
+    /// Takes back what `prepare` and `complete` did, for a request that is given back.
+    fn restore(&self, head: &mut Parts) {
+        if self.added.authority {
+            let mut uri = std::mem::take(&mut head.uri).into_parts();
+            (uri.scheme, uri.authority) = (None, None);
+            head.uri = Uri::from_parts(uri).unwrap_or_default();
+        }
+        if self.added.user_agent {
+            head.headers.remove(USER_AGENT);
+        }
+        head.headers.remove(TIMEOUT);
+        head.headers.remove(ATTEMPT);
+    }
+
+    /// Adds what differs from one attempt to the next.
+    fn complete(&self, head: &mut Parts, began: Instant, number: u32) {
+        let settings = self.settings();
         if let Some(deadline) = self.deadline {
             let rest = deadline.saturating_duration_since(began);
             let value = match &settings.whole_timeout {
@@ -408,10 +465,10 @@ impl<'c> Call<'c> {
                 Some(whole) if self.limit == settings.request_timeout && self.is_new(rest) => whole.clone(),
                 _ => deadline::to_millis(rest).into(),
             };
-            parts.headers.insert(TIMEOUT, value);
+            head.headers.insert(TIMEOUT, value);
         }
         if number > 1 {
-            parts.headers.insert(ATTEMPT, number.into());
+            head.headers.insert(ATTEMPT, number.into());
         }
     }
 

@@ -33,7 +33,7 @@ use self::{
     members::{Choice, Members},
     running::Running,
 };
-use crate::{AuthAttacher, Body, BoxError, ClientError, RequestBuilder};
+use crate::{AuthAttacher, Bearer, Body, BoxError, ClientError, RequestBuilder};
 
 /// An HTTP client of one service: finds its peers, picks one for each call, and moves on when it is gone.
 ///
@@ -75,7 +75,7 @@ struct Shared {
 /// What does not change over the life of a client.
 struct Settings {
     choice: Choice,
-    auth: Option<Arc<dyn AuthAttacher>>,
+    auth: Auth,
     retry: RetryPolicy,
     request_timeout: Option<Duration>,
     body_timeout: BodyTimeout,
@@ -86,6 +86,14 @@ struct Settings {
     user_agent: HeaderValue,
     /// The header value of a whole `request_timeout`, which most first attempts have.
     whole_timeout: Option<HeaderValue>,
+}
+
+/// How calls are authenticated.
+enum Auth {
+    None,
+    /// Spelled out, because it needs no copy of the head.
+    Bearer(Bearer),
+    Attacher(Arc<dyn AuthAttacher>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -322,7 +330,7 @@ impl fmt::Debug for Client {
         f.debug_struct("Client")
             .field("service", self.service_type())
             .field("dialer", &self.shared.members.dialer)
-            .field("has_auth", &self.shared.settings.auth.is_some())
+            .field("has_auth", &!matches!(self.shared.settings.auth, Auth::None))
             .field("running", &self.shared.running.count())
             .finish_non_exhaustive()
     }

@@ -17,7 +17,7 @@ use peerage_discovery::{Endpoint, Peer};
 use tokio::{net::TcpStream, time::timeout};
 use tower_service::Service;
 
-use super::{Channel, Dialer, ExchangeError, FailureKind};
+use super::{Channel, Dialer, ExchangeError, FailureKind, race};
 use crate::{Body, BoxError};
 
 /// Dials peers that are ordinary web servers: HTTP/1.1, or HTTP/2 without asking, in plaintext.
@@ -116,7 +116,7 @@ impl Service<Uri> for Connector {
     fn call(&mut self, _: Uri) -> Self::Future {
         let Self { addresses, limit } = self.clone();
         Box::pin(async move {
-            let connecting = timeout(limit, super::connect(&addresses)).await;
+            let connecting = timeout(limit, race::connect(&addresses)).await;
             let stream = connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
             stream.set_nodelay(true)?;
             Ok(TokioIo::new(stream))

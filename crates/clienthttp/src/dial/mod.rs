@@ -4,12 +4,14 @@
 mod http;
 #[cfg(feature = "test-util")]
 mod memory;
+#[cfg(any(feature = "zap", feature = "http"))]
+mod race;
 #[cfg(feature = "zap")]
 mod zap;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
-use ::http::{Request, Response};
+use ::http::{Request, Response, request::Parts};
 use peerage_balance::{Outcome, Stage};
 use peerage_discovery::{Endpoint, Peer};
 use tower_service::Service;
@@ -109,14 +111,14 @@ impl Channel {
     }
 
     /// One exchange.
-    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
+    pub(crate) async fn send(&self, head: &Parts, body: Body) -> Result<Response<Body>, ExchangeError> {
         match &self.kind {
             #[cfg(feature = "zap")]
-            Kind::Zap(client) => match client.send(request).await {
+            Kind::Zap(client) => match client.send(Request::from_parts(head.clone(), body)).await {
                 Ok(response) => Ok(response.map(Body::zap)),
                 Err(error) => Err(zap::failure(error)),
             },
-            Kind::Other(exchange) => exchange.send(request).await,
+            Kind::Other(exchange) => exchange.send(Request::from_parts(head.clone(), body)).await,
         }
     }
 
@@ -177,8 +179,6 @@ pub struct ExchangeError {
     pub(crate) kind: FailureKind,
     pub(crate) stage: Stage,
     pub(crate) source: BoxError,
-    /// The request, whole, if nothing of it was sent.
-    pub(crate) unsent: Option<Box<Request<Body>>>,
 }
 
 /// What a failed exchange means for the peer and the caller.
@@ -215,7 +215,7 @@ pub enum FailureKind {
 impl ExchangeError {
     /// A failure of `kind`, after the request got as far as `stage`.
     pub fn new(kind: FailureKind, stage: Stage, source: impl Into<BoxError>) -> Self {
-        Self { kind, stage, source: source.into(), unsent: None }
+        Self { kind, stage, source: source.into() }
     }
 
     /// Finds an error of this type in what a service returned, or makes one.
@@ -225,6 +225,20 @@ impl ExchangeError {
             Err(source) if stage == Stage::NotSent => Self::new(FailureKind::Connect, stage, source),
             Err(source) => Self::new(FailureKind::Broken, stage, source),
         }
+    }
+
+    /// The request body, whole, if the exchange had collected it and sent nothing of it.
+    #[cfg_attr(not(feature = "zap"), expect(clippy::needless_pass_by_ref_mut, reason = "see the other half"))]
+    pub(crate) fn take_unsent(&mut self) -> Option<Body> {
+        #[cfg(feature = "zap")]
+        if self.source.downcast_ref::<peerage_zaphttp::SendError>()?.has_request() {
+            // Only by value: what stays is what it says.
+            let words: BoxError = in_words(&*self.source).into();
+            let error =
+                std::mem::replace(&mut self.source, words).downcast::<peerage_zaphttp::SendError>().ok()?;
+            return error.into_request().map(|request| Body::zap(request.into_body()));
+        }
+        None
     }
 
     /// What it means for the peer; `None` if it says nothing about it.
@@ -266,29 +280,15 @@ pub(crate) fn is_local(endpoint: &Endpoint) -> bool {
     }
 }
 
-/// A connection to the first of the addresses that takes one.
-#[cfg(feature = "http")]
-async fn connect(addresses: &[Endpoint]) -> std::io::Result<tokio::net::TcpStream> {
-    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-
-    use tokio::net::TcpStream;
-
-    let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
-    for address in addresses {
-        let connected = match address {
-            Endpoint::Ip(address) => TcpStream::connect(address).await,
-            // Whatever a resolver says (S-008).
-            Endpoint::Name { host, port } if &**host == "localhost" => {
-                let loopback: [SocketAddr; 2] =
-                    [(Ipv4Addr::LOCALHOST, *port).into(), (Ipv6Addr::LOCALHOST, *port).into()];
-                TcpStream::connect(loopback.as_slice()).await
-            }
-            Endpoint::Name { host, port } => TcpStream::connect((&**host, *port)).await,
-        };
-        match connected {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
+/// An error and its sources in one line.
+#[cfg(feature = "zap")]
+fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
     }
-    Err(last)
+    text
 }

@@ -1,14 +1,15 @@
-use std::time::Duration;
+use std::{error::Error, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use peerage_balance::Stage;
 use peerage_discovery::{Endpoint, Peer};
 use peerage_zaphttp::{
-    Client, SendError, SendErrorKind, Target,
-    tls::{ClientTls, NodeNames, TlsFailure},
+    Client, Connect, ConnectError, Connection, SendError, SendErrorKind, Stage as Sent, Target,
+    tls::{ClientTls, NodeNames, TlsError, TlsFailure},
     wire::Limits,
 };
 
-use super::{Channel, Dialer, ExchangeError, FailureKind, Security};
+use super::{Channel, Dialer, ExchangeError, FailureKind, Security, race};
 use crate::BoxError;
 
 /// Dials peers over ZAP-HTTP: plaintext, or TLS 1.3 with the peer verified to be the one that was picked.
@@ -77,6 +78,7 @@ impl Dialer for ZapDialer {
             Endpoint::Name { host, port } => Target::Name { host: host.to_string(), port: *port },
         };
         let client = Client::builder(target)
+            .connector(Arc::new(Connector { addresses: peer.addresses().into() }))
             .connect_timeout(self.connect_timeout)
             // The time of a call is the client's to watch.
             .response_timeout(None)
@@ -98,16 +100,29 @@ impl Dialer for ZapDialer {
     }
 }
 
+/// Opens connections to one peer, at whichever of its addresses answers first.
+#[derive(Debug)]
+struct Connector {
+    addresses: Arc<[Endpoint]>,
+}
+
+#[async_trait]
+impl Connect for Connector {
+    async fn connect(&self) -> Result<Connection, ConnectError> {
+        let stream = race::connect(&self.addresses).await.map_err(ConnectError::Io)?;
+        Connection::tcp(stream).map_err(ConnectError::Io)
+    }
+}
+
 /// What a failure of the ZAP-HTTP client means here.
 pub(super) fn failure(error: SendError) -> ExchangeError {
-    use peerage_zaphttp::Stage as Sent;
     let stage = match error.stage() {
         Sent::NotSent => Stage::NotSent,
         Sent::Stale => Stage::Stale,
         _ => Stage::Ambiguous,
     };
     let kind = match error.kind() {
-        SendErrorKind::Tls(failure) => of_tls(failure),
+        SendErrorKind::Tls(failure) => of_tls(failure, &error),
         SendErrorKind::Connect => FailureKind::Connect,
         SendErrorKind::Timeout if stage == Stage::NotSent => FailureKind::ConnectTimeout,
         SendErrorKind::Timeout => FailureKind::Timeout,
@@ -120,24 +135,32 @@ pub(super) fn failure(error: SendError) -> ExchangeError {
         SendErrorKind::Closed if stage == Stage::NotSent => FailureKind::Connect,
         _ => FailureKind::Broken,
     };
-    ExchangeError::new(kind, stage, in_words(&error))
+    ExchangeError::new(kind, stage, error)
 }
 
-/// The whole chain in one text: the error itself may hold a body that cannot be shared.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    for source in std::iter::successors(error.source(), |error| error.source()) {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-    }
-    text
-}
-
-fn of_tls(failure: TlsFailure) -> FailureKind {
-    match failure {
-        TlsFailure::Timeout | TlsFailure::Closed | TlsFailure::NotTls | TlsFailure::Corrupt => {
-            FailureKind::Tls
+/// Whether a refused handshake says who is *not* there (B-3.6), or only that there is no connection.
+fn of_tls(failure: TlsFailure, error: &(dyn Error + 'static)) -> FailureKind {
+    let mut next = error.source();
+    while let Some(source) = next {
+        if source.downcast_ref::<TlsError>().is_some_and(TlsError::refused_by_peer) {
+            // It is our certificate, or our offer, that displeases.
+            return FailureKind::Tls;
         }
-        _ => FailureKind::Identity,
+        next = source.source();
+    }
+    match failure {
+        TlsFailure::Expired
+        | TlsFailure::NotYetValid
+        | TlsFailure::UnknownIssuer
+        | TlsFailure::BadSignature
+        | TlsFailure::Name
+        | TlsFailure::Usage
+        | TlsFailure::NotACa
+        | TlsFailure::ChainTooLong
+        | TlsFailure::Revoked
+        | TlsFailure::RevocationUnknown
+        | TlsFailure::BadCertificate
+        | TlsFailure::Identity => FailureKind::Identity,
+        _ => FailureKind::Tls,
     }
 }

@@ -1,12 +1,17 @@
 //! Peers that record what reaches them.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
+use async_trait::async_trait;
 use http::{HeaderMap, Method, Request, Uri};
-use peerage_clienthttp::{Client, ClientBuilder};
-use peerage_discovery::{StaticDiscovery, StaticPeer};
+use peerage_clienthttp::{BoxError, Channel, Client, ClientBuilder, Dialer};
+use peerage_discovery::{
+    Discovery, DiscoveryError, Endpoint, LeaveReason, Metadata, Publisher, Report, ServiceType, Snapshot,
+    SourceId, StaticDiscovery, StaticPeer, Status, Stopping, Subscription, SuspectWhy,
+};
 use peerage_tests::Facts;
-use peerage_zaphttp::{Body, Listener, Server, ServerHandle};
+use peerage_zaphttp::{Body, Listener, Server, ServerHandle, Target};
+use tokio::time::Instant;
 
 /// A request as a peer got it.
 #[derive(Clone, Debug)]
@@ -27,7 +32,7 @@ impl Seen {
 pub(crate) struct Peer {
     pub(crate) id: String,
     pub(crate) server: ServerHandle,
-    pub(crate) seen: Arc<Facts<Seen>>,
+    pub(crate) seen: Facts<Seen>,
 }
 
 impl Peer {
@@ -39,8 +44,8 @@ impl Peer {
 
     pub(crate) async fn serve(id: &str, router: axum::Router) -> Self {
         let listener = Listener::tcp("127.0.0.1:0").await.unwrap();
-        let seen: Arc<Facts<Seen>> = Arc::new(Facts::new());
-        let facts = Arc::clone(&seen);
+        let seen: Facts<Seen> = Facts::new();
+        let facts = seen.clone();
         let recording = tower::service_fn(move |request: Request<Body>| {
             facts.push(Seen {
                 method: request.method().clone(),
@@ -71,4 +76,127 @@ pub(crate) fn client_of<'p>(peers: impl IntoIterator<Item = &'p Peer>) -> Client
     Client::builder_with(fixed(peers.into_iter().map(|peer| at(&peer.id, peer.addr()))))
         .request_timeout(Duration::from_secs(5))
         .rng_seed(1)
+}
+
+/// A source whose peers say that they come from another source than they do, and that records reports.
+#[derive(Clone, Debug)]
+pub(crate) struct Announcer {
+    publisher: Publisher,
+    source: SourceId,
+    pub(crate) reports: Facts<(String, Report)>,
+    pub(crate) refreshes: Facts<()>,
+}
+
+impl Announcer {
+    pub(crate) fn new(source: SourceId) -> Self {
+        let service = ServiceType::try_from("billing").unwrap();
+        Self { publisher: Publisher::new(&service), source, reports: Facts::new(), refreshes: Facts::new() }
+    }
+
+    pub(crate) fn client(&self) -> ClientBuilder {
+        Client::builder_with(self.clone()).request_timeout(Duration::from_secs(5)).rng_seed(1)
+    }
+
+    pub(crate) fn join(&self, id: &str, addresses: &[SocketAddr]) {
+        self.join_with(id, addresses, &[]);
+    }
+
+    pub(crate) fn join_with(&self, id: &str, addresses: &[SocketAddr], metadata: &[(&str, &str)]) {
+        let peer = peerage_discovery::Peer::builder(id, self.publisher.service_type())
+            .endpoints(addresses.iter().copied().map(Endpoint::Ip))
+            .metadata(Metadata::new(metadata.iter().copied()).unwrap())
+            .source(self.source.clone())
+            .build()
+            .unwrap();
+        self.publisher.edit(Instant::now(), |table, now| table.put(peer, now));
+        self.publisher.publish();
+    }
+
+    pub(crate) fn suspect(&self, id: &str) {
+        self.publisher.edit(Instant::now(), |table, now| table.suspect(id, SuspectWhy::Silent, now));
+        self.publisher.publish();
+    }
+
+    pub(crate) fn leave(&self, id: &str) {
+        self.publisher.edit(Instant::now(), |table, now| table.remove(id, LeaveReason::Goodbye, now));
+        self.publisher.publish();
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.publisher.has_ended()
+    }
+}
+
+#[async_trait]
+impl Discovery for Announcer {
+    fn service_type(&self) -> &ServiceType {
+        self.publisher.service_type()
+    }
+
+    fn source(&self) -> SourceId {
+        self.source.clone()
+    }
+
+    fn start(&self) -> Result<(), DiscoveryError> {
+        self.publisher.begin()?;
+        self.publisher.edit(Instant::now(), |table, now| table.set_status(Status::Ready, now));
+        self.publisher.publish();
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.publisher.snapshot()
+    }
+
+    fn subscribe(&self) -> Subscription {
+        self.publisher.subscribe()
+    }
+
+    fn report(&self, node_id: &str, report: Report) {
+        self.reports.push((node_id.to_owned(), report));
+    }
+
+    fn refresh(&self) {
+        self.refreshes.push(());
+    }
+
+    fn stop(&self) -> Stopping {
+        self.publisher.end(Instant::now());
+        Stopping::done()
+    }
+}
+
+/// A dialer whose channels all lead to one place, however far away the peer seems to be; it counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Elsewhere {
+    target: SocketAddr,
+    pub(crate) dialled: Facts<String>,
+}
+
+impl Elsewhere {
+    pub(crate) fn at(target: SocketAddr) -> Self {
+        Self { target, dialled: Facts::new() }
+    }
+}
+
+impl Dialer for Elsewhere {
+    fn dial(&self, peer: &peerage_discovery::Peer) -> Result<Channel, BoxError> {
+        self.dialled.push(peer.node_id().to_owned());
+        Ok(Channel::zap(peerage_zaphttp::Client::builder(Target::Tcp(self.target)).build()))
+    }
+}
+
+/// An address that is on no network of ours (RFC 5737), for what must not be dialled.
+pub(crate) fn far_away() -> SocketAddr {
+    "192.0.2.7:9999".parse().unwrap()
+}
+
+/// Waits for what nobody tells: a change that the client took over, a socket that the kernel closed.
+pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {
+    let looking = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(3), looking).await.expect("it comes to be so");
 }

@@ -2,5 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod auth;
+mod build;
 mod call;
 mod kit;
+mod members;
+mod pick;
