@@ -270,6 +270,25 @@ impl Advertisement {
         }
     }
 
+    /// Resolves when the network refuses the name: another host has it. Never, if it is closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does nothing else.
+    pub fn refused(&self) -> impl Future<Output = DiscoveryError> + Send + 'static {
+        let mut state = self.state.clone();
+        async move {
+            loop {
+                if let AdvertisementState::Conflict { other_host } = &*state.borrow_and_update() {
+                    return DiscoveryError::NameConflict { other_host: other_host.clone() };
+                }
+                if state.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+            }
+        }
+    }
+
     /// Announces other metadata at once, without asking for the name again.
     ///
     /// # Errors

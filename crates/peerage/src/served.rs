@@ -1,0 +1,141 @@
+//! What this process serves, and whether others know.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use peerage_discovery::mdns::{Advertisement, Interfaces, Registration, advertise};
+use peerage_discovery::{DiscoveryError, Metadata, MetadataBuilder, ServiceType};
+use peerage_zaphttp::ServerHandle;
+
+use crate::error::MeshError;
+
+/// What is told about a service: its name, and metadata that its callers can read.
+#[derive(Clone, Debug)]
+pub struct Announcement {
+    service: ServiceType,
+    metadata: MetadataBuilder,
+}
+
+impl Announcement {
+    /// A service by its name, such as `billing`.
+    ///
+    /// # Errors
+    ///
+    /// [`MeshError::Discovery`] for a name that is none.
+    pub fn new(service: &str) -> Result<Self, MeshError> {
+        Ok(Self { service: service.parse()?, metadata: Metadata::builder() })
+    }
+
+    /// A pair of metadata; checked when it is announced. Never a secret: the whole network reads it.
+    #[must_use]
+    pub fn pair(mut self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
+        self.metadata = self.metadata.pair(key, value);
+        self
+    }
+}
+
+/// A server that runs. Dropping it cuts off what runs and says goodbye; [`close`](Self::close) is the polite
+/// way.
+pub struct Served {
+    server: ServerHandle,
+    address: SocketAddr,
+    node_id: String,
+    interfaces: Interfaces,
+    announced: Mutex<Option<Advertisement>>,
+}
+
+impl Served {
+    pub(crate) fn new(
+        server: ServerHandle,
+        address: SocketAddr,
+        node_id: String,
+        interfaces: Interfaces,
+    ) -> Self {
+        Self { server, address, node_id, interfaces, announced: Mutex::new(None) }
+    }
+
+    /// The address it listens on, with the port that was taken.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections are open.
+    pub fn connection_count(&self) -> usize {
+        self.server.connection_count()
+    }
+
+    /// Announces the service by mDNS, in place of what was announced before. Returns at once; others see it
+    /// within 1.3 s.
+    ///
+    /// # Errors
+    ///
+    /// [`MeshError::Discovery`]: metadata over the limits or named like a secret, or the same service and
+    /// node id announced twice in this process.
+    pub fn announce(&self, announcement: &Announcement) -> Result<(), MeshError> {
+        let mut announced = self.lock();
+        // The old one first: one process announces a service and node id once.
+        *announced = None;
+        let mut registration = Registration::new(&announcement.service, &self.node_id, self.address.port())?
+            .metadata(announcement.metadata.clone().build()?)
+            .interfaces(self.interfaces.clone());
+        let ip = self.address.ip();
+        if ip.is_loopback() {
+            registration = registration.interfaces(Interfaces::LoopbackOnly);
+        } else if !ip.is_unspecified() {
+            registration = registration.addresses([ip]);
+        }
+        *announced = Some(advertise(registration)?);
+        Ok(())
+    }
+
+    /// Says goodbye, and goes on serving. Others see it go within 1.6 s.
+    ///
+    /// # Cancel safety
+    ///
+    /// The goodbye is sent even if the future is dropped.
+    pub async fn withdraw(&self) {
+        let announced = self.lock().take();
+        if let Some(announced) = announced {
+            announced.close().await;
+        }
+    }
+
+    /// Resolves when the network refuses the announcement: another host uses the same node id.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn refused(&self) -> DiscoveryError {
+        let refused = self.lock().as_ref().map(Advertisement::refused);
+        match refused {
+            Some(refused) => refused.await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Says goodbye while calls are still served, then stops accepting and lets running calls finish for at
+    /// most `limit`. Returns how many connections were cut.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the server draining; dropping `self` ends it.
+    pub async fn close(&self, limit: Duration) -> usize {
+        self.withdraw().await;
+        self.server.shutdown(limit).await.cut
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Advertisement>> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Served")
+            .field("address", &self.address)
+            .field("node_id", &self.node_id)
+            .finish_non_exhaustive()
+    }
+}
