@@ -1,3 +1,54 @@
-//! The command `peerage`.
+//! The command `peerage`: services find each other and call each other.
+//!
+//! `args.rs` is the command line, `cmd/` holds a file a subcommand, `output.rs` what is printed and the exit
+//! codes, `upstream.rs` what `expose` forwards to, `stop.rs` Ctrl-C.
 
-fn main() {}
+mod args;
+mod cmd;
+mod load;
+mod output;
+mod setup;
+mod stop;
+mod upstream;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::output::{Failure, Output};
+
+fn main() -> ExitCode {
+    // clap itself ends the process with 2 on bad usage and with 0 on --help.
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
+    setup::logging(&global)?;
+    let output = Output::new(&global);
+    match command {
+        Command::Completions(args) => return cmd::completions::completions(&args),
+        Command::Man => return cmd::completions::man(),
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::chain("cannot start the runtime", &error))?;
+    runtime.block_on(async {
+        match command {
+            Command::Expose(args) => cmd::expose::run(&global, output, args).await,
+            Command::Proxy(args) => cmd::proxy::run(&global, output, args).await,
+            Command::Call(args) => cmd::call::run(&global, output, args).await,
+            Command::Peers(args) => cmd::peers::run(&global, output, args).await,
+            Command::Demo(args) => cmd::demo::run(output, args).await,
+            Command::DemoPeer => cmd::demo::peer::run().await,
+            Command::Completions(_) | Command::Man => Ok(()),
+        }
+    })
+}

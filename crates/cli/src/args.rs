@@ -1,0 +1,270 @@
+//! The command line, from which help, completions and the man page are made.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Services find each other and call each other, without a sidecar or a control plane.
+#[derive(Debug, Parser)]
+#[command(
+    name = "peerage",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 it failed, 2 bad usage, 3 nobody found, 130 interrupted.\n\
+                  Results go to stdout, messages to stderr.\n\n\
+                  Examples:\n  \
+                  peerage demo\n  \
+                  peerage expose billing --upstream http://127.0.0.1:9000\n  \
+                  peerage proxy\n  \
+                  curl http://billing.localhost:8080/v1/invoices"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every subcommand understands.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Global {
+    /// How much to say on stderr: error, warn, info, debug, trace, or a filter such as `peerage=debug`.
+    #[arg(long, value_name = "LEVEL", env = "PEERAGE_LOG", global = true)]
+    pub(crate) log: Option<String>,
+    /// One JSON object a line on stdout, for scripts.
+    #[arg(long, env = "PEERAGE_JSON", global = true)]
+    pub(crate) json: bool,
+    /// Colours on a terminal; NO_COLOR turns them off too.
+    #[arg(long, value_enum, default_value_t = Color::Auto, env = "PEERAGE_COLOR", global = true)]
+    pub(crate) color: Color,
+    /// Where peers come from: `mdns:`, `static:10.0.0.1:80,…`, `file:/etc/peers.json`; several, separated by
+    /// blanks, are merged.
+    #[arg(long, value_name = "SOURCE", default_value = "mdns:", env = "PEERAGE_FROM", global = true)]
+    pub(crate) from: String,
+    /// The cluster CA (PEM). With --cert and --key every connection is mutual TLS 1.3, post-quantum.
+    #[arg(long, value_name = "FILE", env = "PEERAGE_CA", global = true)]
+    pub(crate) ca: Option<PathBuf>,
+    /// Own certificate chain (PEM), signed by the cluster CA.
+    #[arg(long, value_name = "FILE", env = "PEERAGE_CERT", global = true)]
+    pub(crate) cert: Option<PathBuf>,
+    /// Private key of --cert (PEM).
+    #[arg(long, value_name = "FILE", env = "PEERAGE_KEY", global = true)]
+    pub(crate) key: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Expose(Expose),
+    Proxy(Proxy),
+    Call(Call),
+    Peers(Peers),
+    Demo(Demo),
+    Completions(Completions),
+    /// Print the man page.
+    #[command(after_help = "Examples:\n  peerage man > /usr/local/share/man/man1/peerage.1")]
+    Man,
+    /// One service of the demo: reads its identity from stdin.
+    #[command(hide = true)]
+    DemoPeer,
+}
+
+/// Make an HTTP server, in any language, a peer: announce it and forward calls to it.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    peerage expose files --upstream http://127.0.0.1:9000\n  \
+    peerage expose billing --upstream unix:/run/billing.sock --health /healthz --meta version=1.4\n  \
+    peerage expose docs --upstream ./public\n  \
+    peerage --ca ca.pem --cert me.pem --key me.key expose billing --upstream http://127.0.0.1:9000")]
+pub(crate) struct Expose {
+    /// Name of the service, such as `billing` (1–15 characters of a–z, 0–9 and -).
+    pub(crate) name: String,
+    /// Where calls go: `http://host:port`, `unix:/path/to/socket`, or a directory whose files are served.
+    #[arg(long, value_name = "URL", env = "PEERAGE_UPSTREAM")]
+    pub(crate) upstream: String,
+    /// Address to listen on; port 0 takes a free one. Default: every interface, or loopback alone where
+    /// there is no other.
+    #[arg(long, value_name = "ADDR", env = "PEERAGE_LISTEN")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Name of this instance, unique within the service. Default: service, host and process number.
+    #[arg(long, value_name = "ID", env = "PEERAGE_NODE_ID")]
+    pub(crate) node_id: Option<String>,
+    /// Metadata that peers can read, as key=value; may be given again.
+    #[arg(long, value_name = "K=V")]
+    pub(crate) meta: Vec<String>,
+    /// Ask this path of the upstream every 2 s and withdraw the announcement while it fails.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) health: Option<String>,
+    /// Speak HTTP/2 with prior knowledge to the upstream, instead of HTTP/1.1.
+    #[arg(long)]
+    pub(crate) h2: bool,
+    /// Longest wait for the head of the upstream's answer.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) upstream_timeout: Duration,
+    /// Longest wait for running calls on the way out.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) drain: Duration,
+}
+
+/// Call peers from programs that speak only HTTP: `curl http://billing.localhost:8080/`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    peerage proxy\n  \
+    curl http://billing.localhost:8080/v1/invoices\n  \
+    peerage proxy --listen 127.0.0.1:0 --service billing")]
+pub(crate) struct Proxy {
+    /// Address to listen on, HTTP/1.1 and HTTP/2 without TLS; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "PEERAGE_PROXY_LISTEN")]
+    pub(crate) listen: SocketAddr,
+    /// Send every host to this service, instead of choosing by `NAME.localhost`.
+    #[arg(long, value_name = "NAME", env = "PEERAGE_SERVICE")]
+    pub(crate) service: Option<String>,
+    /// Allow --listen on an address that others can reach: whoever does can call every service.
+    #[arg(long)]
+    pub(crate) danger_listen: bool,
+    /// Forward `Authorization` and cookies to peers that are reached without TLS.
+    #[arg(long)]
+    pub(crate) danger_plaintext_credentials: bool,
+    #[command(flatten)]
+    pub(crate) limits: CallLimits,
+    /// Longest wait for running calls on the way out.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) drain: Duration,
+}
+
+/// How long a call may take.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct CallLimits {
+    /// Deadline of a call, with every attempt.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, env = "PEERAGE_TIMEOUT")]
+    pub(crate) timeout: Duration,
+    /// Deadline of one attempt: a peer that stays silent longer is left, and a call that may be repeated goes
+    /// to another.
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "PEERAGE_TRY_TIMEOUT")]
+    pub(crate) try_timeout: Option<Duration>,
+}
+
+/// Call a service by name: the body of the answer goes to stdout as it comes.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    peerage call billing /v1/invoices/7\n  \
+    peerage call billing /v1/invoices -X POST -H content-type:application/json -d '{\"amount\":3}' -i\n  \
+    peerage call billing /healthz -n 10000 -c 32\n  \
+    peerage --from static:10.0.0.7:9999 call billing / --json")]
+pub(crate) struct Call {
+    /// Name of the service.
+    pub(crate) name: String,
+    /// Path and query, such as `/v1/invoices?year=2026`.
+    pub(crate) path: String,
+    /// Method; POST when there is data, else GET.
+    #[arg(short = 'X', long, value_name = "M")]
+    pub(crate) method: Option<String>,
+    /// Header as `name:value`; may be given again.
+    #[arg(short = 'H', long = "header", value_name = "K:V")]
+    pub(crate) headers: Vec<String>,
+    /// Body: the text itself, `@file`, or `-` for stdin.
+    #[arg(short = 'd', long, value_name = "DATA")]
+    pub(crate) data: Option<String>,
+    /// Print status and headers before the body.
+    #[arg(short = 'i', long)]
+    pub(crate) include: bool,
+    /// End with 1 when the status is 400 or above.
+    #[arg(long)]
+    pub(crate) fail: bool,
+    /// Send this many calls and print a summary instead of the bodies.
+    #[arg(short = 'n', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Calls at a time with -n.
+    #[arg(short = 'c', long, value_name = "CONCURRENCY", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) concurrency: u16,
+    /// Send `Authorization` and cookies to peers that are reached without TLS.
+    #[arg(long)]
+    pub(crate) danger_plaintext_credentials: bool,
+    /// Longest wait for the first peer.
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
+    pub(crate) wait: Duration,
+    #[command(flatten)]
+    pub(crate) limits: CallLimits,
+}
+
+/// Show who is there: the instances of a service, or every service type seen.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  peerage peers\n  peerage peers billing\n  peerage peers billing --watch --json"
+)]
+pub(crate) struct Peers {
+    /// Name of the service; without it, every service type seen on the network.
+    pub(crate) name: Option<String>,
+    /// Follow changes until Ctrl-C.
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// How long to listen before the table is printed.
+    #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = duration)]
+    pub(crate) wait: Duration,
+}
+
+/// Show on real parts what Peerage does: three services, 6,000 calls, one peer killed, one hung.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  peerage demo\n  peerage demo --stay")]
+pub(crate) struct Demo {
+    /// Keep the services running afterwards, until Ctrl-C.
+    #[arg(long)]
+    pub(crate) stay: bool,
+}
+
+/// Print a completion script for a shell.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  peerage completions bash > /etc/bash_completion.d/peerage\n  \
+    peerage completions zsh > \"${fpath[1]}/_peerage\"")]
+pub(crate) struct Completions {
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// `250ms`, `3s`, `2m`, `1h`: a whole number and its unit, between 1 ms and 24 h.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("write a whole number and its unit, such as 250ms, 3s, 2m or 1h".into()),
+    };
+    let millis = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+    match millis {
+        Some(millis @ 1..=86_400_000) => Ok(Duration::from_millis(millis)),
+        _ => Err("write a time between 1ms and 24h".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_number_and_its_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("3s"), Ok(Duration::from_secs(3)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
+        for bad in ["", "3", "s", "-1s", "1.5s", "0s", "25h", "99999999999999999999s", "3 s"] {
+            assert!(duration(bad).is_err(), "{bad:?} is no time");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,349 @@
+//! `peerage demo`: the main job on real parts, each step checked before it is printed.
+
+pub(crate) mod peer;
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerage::Mesh;
+use peerage::clienthttp::{Body, Client};
+use peerage::discovery::mdns::Interfaces;
+use peerage::discovery::{Change, Discovery, Snapshot, StaticDiscovery, StaticPeer, escape};
+use peerage::zaphttp::tls::ClusterTls;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use self::peer::Settings;
+use crate::args::Demo;
+use crate::load::{self, Summary};
+use crate::output::{Failure, Output, table};
+use crate::setup;
+use crate::stop::Stop;
+
+const SERVICE: &str = "billing";
+const NODES: [&str; 3] = ["billing-1", "billing-2", "billing-3"];
+const CALLS: u64 = 3_000;
+const AT_A_TIME: u16 = 32;
+/// A peer that stays silent this long is left, and the call goes to another.
+const TRY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Generous: the whole demo is to end in 20 s.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+pub(crate) async fn run(output: Output, args: Demo) -> Result<(), Failure> {
+    let mut stop = Stop::listen().map_err(|error| Failure::chain("cannot listen for signals", &error))?;
+    let demo = Stage { output, stop: stop.clone(), began: Instant::now() };
+    let outcome = tokio::select! {
+        outcome = demo.play(args.stay) => outcome,
+        () = stop.asked(), if !args.stay => Err(Failure::Interrupted),
+    };
+    outcome
+}
+
+/// Where the demo is shown.
+struct Stage {
+    output: Output,
+    stop: Stop,
+    began: Instant,
+}
+
+/// A service of the demo, running in a process of its own; killed when dropped.
+struct Running {
+    node_id: &'static str,
+    address: String,
+    announced: bool,
+    process: Child,
+}
+
+impl Stage {
+    async fn play(&self, stay: bool) -> Result<(), Failure> {
+        let authority = Authority::new().map_err(|error| step_failed("1 certificates", &error))?;
+        let own = authority.issue("demo").map_err(|error| step_failed("1 certificates", &error))?;
+        let identity = own.identity().map_err(|error| step_failed("1 certificates", &setup::text(&error)))?;
+        self.done(
+            "1 certificates",
+            "a cluster CA and 4 certificates, in memory; every connection is TLS 1.3 with X25519MLKEM768",
+        )?;
+
+        let mut running = Vec::new();
+        for node_id in NODES {
+            let process =
+                start(&authority, node_id).await.map_err(|error| step_failed("2 services", &error))?;
+            running.push(process);
+        }
+        let (mesh, source, how) = self.find(&running, identity).await?;
+        let client = mesh.client(SERVICE).map_err(setup::mesh_failure)?;
+        self.done("2 services", &format!("{} processes, {how}", running.len()))?;
+        self.peers(&source.snapshot(), &running)?;
+
+        let calm = self.calls("3 calls", &client).await?;
+        for node_id in NODES {
+            if !calm.peers.contains_key(node_id) {
+                return Err(step_failed("3 calls", &format!("{node_id} got none of the calls")));
+            }
+        }
+
+        let mut changes = source.subscribe();
+        let [_, killed, hung] = running.as_mut_slice() else {
+            return Err(step_failed("4 trouble", "a service is missing"));
+        };
+        killed.process.kill().await.map_err(|error| step_failed("4 trouble", &error))?;
+        let pid = hung.process.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        pid.ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| kill_process(pid, Signal::STOP))
+            .map_err(|error| step_failed("4 trouble", &error))?;
+        self.done(
+            "4 trouble",
+            &format!("{} killed without a goodbye, {} made to hang", killed.node_id, hung.node_id),
+        )?;
+        let trouble = self.calls("4 trouble", &client).await?;
+        self.departures(&mut changes).await?;
+
+        self.summary(&calm, &trouble)?;
+        if stay {
+            self.stay(mesh, &running).await?;
+        } else {
+            mesh.close(Duration::from_secs(1)).await;
+        }
+        Ok(())
+    }
+
+    /// Finds the three services by multicast, or goes on with their addresses where multicast does not pass.
+    async fn find(
+        &self,
+        running: &[Running],
+        identity: ClusterTls,
+    ) -> Result<(Mesh, Arc<dyn Discovery>, String), Failure> {
+        let began = Instant::now();
+        let builder =
+            || Mesh::builder().node_id("demo").identity(identity.clone()).per_try_timeout(TRY_TIMEOUT);
+        let failed = |error: &dyn std::fmt::Display| step_failed("2 services", error);
+        let why = if running.iter().all(|service| service.announced) {
+            let mesh = builder()
+                .interfaces(Interfaces::LoopbackOnly)
+                .build()
+                .map_err(|error| failed(&setup::text(&error)))?;
+            let source = mesh.source(SERVICE).map_err(|error| failed(&setup::text(&error)))?;
+            match source.wait_ready(running.len(), began + PATIENCE).await {
+                Ok(_) => {
+                    let how = format!("found by multicast on loopback in {:.2?}", began.elapsed());
+                    return Ok((mesh, source, how));
+                }
+                Err(error) => error.to_string(),
+            }
+        } else {
+            "the services could not announce themselves".into()
+        };
+        let peers =
+            running.iter().map(|service| StaticPeer::new(service.address.as_str()).node_id(service.node_id));
+        let list = StaticDiscovery::new(SERVICE, peers).map_err(|error| failed(&error))?;
+        let mesh =
+            builder().discovery(Arc::new(list)).build().map_err(|error| failed(&setup::text(&error)))?;
+        let source = mesh.source(SERVICE).map_err(|error| failed(&setup::text(&error)))?;
+        Ok((mesh, source, format!("by their addresses: multicast does not work here ({why})")))
+    }
+
+    async fn calls(&self, step: &str, client: &Client) -> Result<Summary, Failure> {
+        let summary = load::run(CALLS, AT_A_TIME, &self.stop, {
+            let client = client.clone();
+            move || {
+                let client = client.clone();
+                async move {
+                    let request = http::Request::get("/v1/invoices/7")
+                        .body(Body::empty())
+                        .map_err(|error| error.to_string())?;
+                    let answer = client.send(request).await.map_err(|error| setup::text(&error))?;
+                    load::finish(answer).await
+                }
+            }
+        })
+        .await;
+        if self.stop.is_asked() {
+            return Err(Failure::Interrupted);
+        }
+        self.done(step, &format!("{CALLS} calls, {AT_A_TIME} at a time"))?;
+        summary.print(self.output)?;
+        if summary.failed() > 0 || summary.answered() != CALLS {
+            return Err(step_failed(
+                step,
+                &format!("{} of {CALLS} calls failed", CALLS - summary.answered().min(CALLS)),
+            ));
+        }
+        Ok(summary)
+    }
+
+    /// Waits until both are known to be gone, and says how that was noticed.
+    async fn departures(&self, changes: &mut peerage::discovery::Subscription) -> Result<(), Failure> {
+        let mut gone = 0;
+        let deadline = Instant::now() + PATIENCE;
+        while gone < 2 {
+            let Ok(Some((_, change))) = tokio::time::timeout_at(deadline, changes.next()).await else {
+                // A static list never loses anybody.
+                return Ok(());
+            };
+            if let Change::Left { peer, reason } = change {
+                gone += 1;
+                self.note(&format!(
+                    "{} left the set: {}",
+                    escape(peer.node_id()),
+                    format!("{reason:?}").to_lowercase()
+                ))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn peers(&self, snapshot: &Snapshot, running: &[Running]) -> Result<(), Failure> {
+        if self.output.json {
+            return Ok(());
+        }
+        let mut rows = table(&["peer", "address", "process"]);
+        for peer in snapshot.peers() {
+            let process = running
+                .iter()
+                .find(|service| service.node_id == peer.node_id())
+                .and_then(|service| service.process.id());
+            rows.add_row([
+                peer.node_id().to_owned(),
+                peer.address().to_string(),
+                process.map_or_else(String::new, |id| id.to_string()),
+            ]);
+        }
+        self.output.line(rows)
+    }
+
+    fn summary(&self, calm: &Summary, trouble: &Summary) -> Result<(), Failure> {
+        let calls = calm.answered() + trouble.answered();
+        let failed = calm.failed() + trouble.failed();
+        let took = self.began.elapsed();
+        if self.output.json {
+            return self.output.event(&json!({
+                "event": "summary", "calls": calls, "failed": failed, "seconds": took.as_secs_f64(),
+            }));
+        }
+        self.done("7 summary", &format!("{calls} calls, {failed} failed, one peer killed, one hung"))?;
+        let mut rows = table(&["shown", "by hand"]);
+        rows.add_row([
+            "a server in any language becomes a peer",
+            "peerage expose billing --upstream http://127.0.0.1:9000",
+        ]);
+        rows.add_row(["who is there", "peerage peers billing --watch"]);
+        rows.add_row(["a call by name", "peerage call billing /v1/invoices/7"]);
+        rows.add_row(["many calls", "peerage call billing / -n 3000 -c 32"]);
+        rows.add_row([
+            "the same from any HTTP program",
+            "peerage proxy; curl http://billing.localhost:8080/",
+        ]);
+        rows.add_row(["mutual TLS", "peerage --ca ca.pem --cert me.pem --key me.key expose …"]);
+        self.output.line(rows)?;
+        self.output.line(format_args!("not in this version: gateway, Git replicas (steps 5 and 6)"))
+    }
+
+    /// Serves `http://billing.localhost:PORT/` until Ctrl-C.
+    async fn stay(&self, mesh: Mesh, running: &[Running]) -> Result<(), Failure> {
+        let listener = tokio::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))
+            .await
+            .map_err(|error| Failure::chain("cannot listen on 127.0.0.1", &error))?;
+        let address = listener.local_addr().map_err(|error| Failure::chain("cannot listen", &error))?;
+        let left = running.first().map_or("", |service| service.node_id);
+        eprintln!(
+            "peerage: {left} still serves: curl http://{SERVICE}.localhost:{}/; Ctrl-C ends",
+            address.port()
+        );
+        self.output.ready(&address, &[])?;
+        super::proxy::serve(listener, mesh, None, Duration::from_secs(2), &mut self.stop.clone()).await;
+        Ok(())
+    }
+
+    fn done(&self, step: &str, text: &str) -> Result<(), Failure> {
+        if self.output.json {
+            return self.output.event(&json!({ "event": "step", "step": step, "text": text, "at": self.began.elapsed().as_secs_f64() }));
+        }
+        let mark = self.output.good("ok");
+        let step = self.output.strong(&format!("{step:<15}"));
+        self.output.line(format_args!("{mark} {step} {text}"))
+    }
+
+    fn note(&self, text: &str) -> Result<(), Failure> {
+        if self.output.json {
+            return self.output.event(&json!({ "event": "note", "text": text }));
+        }
+        self.output.line(format_args!("   {text}"))
+    }
+}
+
+fn step_failed(step: &str, error: &(impl std::fmt::Display + ?Sized)) -> Failure {
+    Failure::failed(format!("step {step}: {error}"))
+}
+
+/// Starts one service and waits until it listens.
+async fn start(authority: &Authority, node_id: &'static str) -> Result<Running, String> {
+    let settings = authority.issue(node_id).map_err(|error| error.to_string())?;
+    let program = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
+    let mut process = Command::new(program)
+        .arg("demo-peer")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("cannot start {node_id}: {error}"))?;
+    let (Some(mut stdin), Some(stdout)) = (process.stdin.take(), process.stdout.take()) else {
+        return Err("no pipes to the service".into());
+    };
+    let settings = serde_json::to_vec(&settings).map_err(|error| error.to_string())?;
+    stdin.write_all(&settings).await.map_err(|error| format!("{node_id}: {error}"))?;
+    drop(stdin);
+    let mut line = String::new();
+    match tokio::time::timeout(PATIENCE, BufReader::new(stdout).read_line(&mut line)).await {
+        Ok(Ok(1..)) => {}
+        Ok(_) => return Err(format!("{node_id} ended before it listened")),
+        Err(_) => return Err(format!("{node_id} does not listen after {PATIENCE:?}")),
+    }
+    let ready: Value = serde_json::from_str(&line).map_err(|error| format!("{node_id}: {error}"))?;
+    let address = ready.get("address").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let announced = ready.get("announced").and_then(Value::as_bool).unwrap_or_default();
+    Ok(Running { node_id, address, announced, process })
+}
+
+/// A certificate authority that lives as long as the demo.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Result<Self, rcgen::Error> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "Peerage demo CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate()?;
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Self { issuer: Issuer::new(params, key), pem })
+    }
+
+    /// A certificate for both ends of a connection, whose name is the node id.
+    fn issue(&self, node_id: &str) -> Result<Settings, rcgen::Error> {
+        let mut params = CertificateParams::new([node_id.to_owned()])?;
+        params.distinguished_name.push(DnType::CommonName, node_id);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate()?;
+        let cert = params.signed_by(&key, &self.issuer)?;
+        Ok(Settings {
+            node_id: node_id.into(),
+            service: SERVICE.into(),
+            ca: self.pem.clone(),
+            cert: cert.pem(),
+            key: key.serialize_pem(),
+        })
+    }
+}

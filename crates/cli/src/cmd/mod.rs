@@ -1,0 +1,8 @@
+//! A file a subcommand.
+
+pub(crate) mod call;
+pub(crate) mod completions;
+pub(crate) mod demo;
+pub(crate) mod expose;
+pub(crate) mod peers;
+pub(crate) mod proxy;

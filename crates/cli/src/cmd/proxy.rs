@@ -1,0 +1,218 @@
+//! `peerage proxy`: HTTP/1.1 and HTTP/2 in, the mesh out.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use peerage::Mesh;
+use peerage::clienthttp::{ClientError, PeerInfo};
+use tokio::net::TcpListener;
+
+use crate::args::{Global, Proxy};
+use crate::output::{Chain, Failure, Output};
+use crate::setup;
+use crate::stop::Stop;
+use crate::upstream::{AnswerBody, plain};
+
+/// The longest pause after the system refused to hand out a connection.
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+struct Front {
+    mesh: Mesh,
+    service: Option<String>,
+}
+
+pub(crate) async fn run(global: &Global, output: Output, args: Proxy) -> Result<(), Failure> {
+    if !args.listen.ip().is_loopback() && !args.danger_listen {
+        return Err(Failure::usage(format!(
+            "--listen {}: whoever reaches this address could call every service; listen on 127.0.0.1, or add \
+             --danger-listen if that is meant",
+            args.listen
+        )));
+    }
+    let mut stop = Stop::listen().map_err(|error| Failure::chain("cannot listen for signals", &error))?;
+    let mesh = setup::mesh(global, args.limits, args.danger_plaintext_credentials)?;
+    if let Some(service) = &args.service {
+        mesh.client(service).map_err(setup::mesh_failure)?;
+    }
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .map_err(|error| Failure::chain(format_args!("cannot listen on {}", args.listen), &error))?;
+    let address = listener.local_addr().map_err(|error| Failure::chain("cannot listen", &error))?;
+    output.ready(&address, &[])?;
+    if !output.json {
+        let host = if args.service.is_some() { address.ip().to_string() } else { "NAME.localhost".into() };
+        eprintln!("peerage: http://{host}:{}/ reaches a peer; Ctrl-C ends", address.port());
+    }
+
+    serve(listener, mesh, args.service, args.drain, &mut stop).await;
+    Ok(())
+}
+
+/// Answers HTTP on `listener` until asked to stop, then lets running calls finish, at most for `drain`.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    mesh: Mesh,
+    service: Option<String>,
+    drain: Duration,
+    stop: &mut Stop,
+) {
+    let front = Arc::new(Front { mesh, service });
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+    http.http2().timer(TokioTimer::new()).max_concurrent_streams(256).max_header_list_size(16 * 1024);
+    let graceful = GracefulShutdown::new();
+    let mut pause = Duration::ZERO;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.asked() => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, or a connection that was gone again: neither ends a proxy.
+                pause = (pause * 2).clamp(Duration::from_millis(5), ACCEPT_PAUSE_MAX);
+                tracing::warn!(%error, "cannot accept");
+                tokio::time::timeout(pause, stop.asked()).await.ok();
+                continue;
+            }
+        };
+        pause = Duration::ZERO;
+        stream.set_nodelay(true).ok();
+        let front = front.clone();
+        let connection = http.serve_connection(
+            TokioIo::new(stream),
+            service_fn(move |request| {
+                let front = front.clone();
+                async move { Ok::<_, Infallible>(front.answer(request).await) }
+            }),
+        );
+        let connection = graceful.watch(connection.into_owned());
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+        eprintln!("peerage: calls still running after {drain:?} were cut");
+    }
+    front.mesh.close(drain).await;
+}
+
+impl Front {
+    async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        if request.method() == Method::CONNECT || asks_for_websocket(&request) {
+            return plain(
+                StatusCode::NOT_IMPLEMENTED,
+                "neither CONNECT nor WebSocket is carried by this proxy\n",
+            );
+        }
+        let service = match self.service_of(&request) {
+            Ok(service) => service,
+            Err(answer) => return *answer,
+        };
+        let client = match self.mesh.client(&service) {
+            Ok(client) => client,
+            Err(error) => return plain(StatusCode::NOT_FOUND, format!("{}\n", Chain(&error))),
+        };
+        match client.send(request).await {
+            Ok(mut answer) => {
+                let peer = answer.extensions().get::<PeerInfo>().map(|peer| peer.node_id().to_owned());
+                if let Some(value) = peer.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok()) {
+                    answer.headers_mut().insert("peerage-peer", value);
+                }
+                answer.map(|body| body.map_err(Into::into).boxed_unsync())
+            }
+            Err(error) => plain(status_of(&error), format!("{}\n", Chain(&error))),
+        }
+    }
+
+    /// `billing` for `billing.localhost:8080` and for `billing`.
+    fn service_of(&self, request: &Request<Incoming>) -> Result<String, Box<Response<AnswerBody>>> {
+        if let Some(service) = &self.service {
+            return Ok(service.clone());
+        }
+        let authority = match request.uri().authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => request.headers().get(header::HOST).and_then(|host| host.to_str().ok()),
+        };
+        let host = authority.map(host_of).unwrap_or_default().to_ascii_lowercase();
+        let name = host.strip_suffix(".localhost").unwrap_or(&host);
+        if name.is_empty() || name == "localhost" || name.contains(['.', ':']) {
+            return Err(Box::new(plain(
+                StatusCode::NOT_FOUND,
+                "The host of a request names the service: http://NAME.localhost, such as http://billing.localhost. \
+                 `peerage peers` lists who is there.\n",
+            )));
+        }
+        Ok(name.to_owned())
+    }
+}
+
+/// The authority without its port.
+fn host_of(authority: &str) -> &str {
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    if host.starts_with('[') {
+        return host;
+    }
+    host.rsplit_once(':').map_or(host, |(host, _)| host).trim_end_matches('.')
+}
+
+/// An `Upgrade: h2c`, which curl sends, may be ignored; a WebSocket without its answer would hang.
+fn asks_for_websocket<B>(request: &Request<B>) -> bool {
+    request.headers().get_all(header::UPGRADE).iter().any(|value| {
+        value.to_str().is_ok_and(|value| {
+            value.split(',').any(|token| {
+                token.trim().get(..9).is_some_and(|token| token.eq_ignore_ascii_case("websocket"))
+            })
+        })
+    })
+}
+
+/// Which status tells an HTTP client what went wrong on the way to the peer.
+fn status_of(error: &ClientError) -> StatusCode {
+    match error {
+        ClientError::NoPeers { .. } | ClientError::Saturated { .. } | ClientError::Closed { .. } => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        ClientError::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+        ClientError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        ClientError::InsecureTransport { .. } => StatusCode::FORBIDDEN,
+        _ => StatusCode::BAD_GATEWAY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_the_authority_without_port_and_user() {
+        for (authority, host) in [
+            ("billing.localhost:8080", "billing.localhost"),
+            ("billing.localhost.", "billing.localhost"),
+            ("user@billing:80", "billing"),
+            ("[::1]:8080", "[::1]:8080"),
+        ] {
+            assert_eq!(host_of(authority), host);
+        }
+    }
+
+    #[test]
+    fn a_websocket_is_told_from_an_offer_of_http_2() {
+        let request = |value: &str| Request::builder().header("upgrade", value).body(()).unwrap();
+        assert!(asks_for_websocket(&request("websocket")));
+        assert!(asks_for_websocket(&request("h2c, WebSocket")));
+        assert!(!asks_for_websocket(&request("h2c")));
+    }
+}

@@ -1,0 +1,1 @@
+//! The README: what it says is run.
