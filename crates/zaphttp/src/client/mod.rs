@@ -15,11 +15,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, request};
 use tokio::time::timeout;
 use tracing::debug;
 
 pub use self::builder::ClientBuilder;
+use self::outgoing::Content;
 pub(crate) use self::outgoing::Outgoing;
 pub(crate) use self::stream::ResponseStream;
 
@@ -101,36 +102,38 @@ impl Client {
         B: http_body::Body,
         B::Error: Into<BoxError>,
     {
-        let shared = &self.shared;
-        let Settings { limits, response_timeout, stream_idle_timeout: idle_timeout, .. } = &shared.settings;
-        let outgoing = Outgoing::collect(request, limits).await?;
-        let mut earlier = None;
-        let error = loop {
-            let conn = match earlier {
-                None => shared.connection().await,
-                Some(_) => shared.dial().await,
-            };
-            let mut conn = match conn {
-                Ok(conn) => conn,
-                Err(error) => break error,
-            };
-            if let Err(error) = outgoing.put(&mut conn.outbox, limits) {
-                shared.give_back(conn);
-                break SendError::new(outgoing.refused(error), Stage::NotSent);
+        let (head, body) = request.into_parts();
+        let content = Content::collect(body, &self.shared.settings.limits).await?;
+        match self.shared.exchange(&head, &content).await {
+            Err(error) if error.stage() == Stage::NotSent => {
+                Err(error.giving_back(Outgoing { head, content }))
             }
-            conn.set_deadline(*response_timeout);
-            let mut exchange = Exchange::default();
-            match poll_fn(|cx| conn.poll_exchange(cx, &mut exchange, *idle_timeout)).await {
-                Ok(frame) => return shared.answer(conn, frame, &outgoing.head.method),
-                Err(failure) if earlier.is_none() && may_resend(&conn, &failure, &outgoing.head.method) => {
-                    debug!(kind = ?failure.kind, "reused connection was gone, sending again");
-                    earlier = Some(failure.stage);
-                }
-                Err(failure) => break failure.into(),
+            outcome => outcome,
+        }
+    }
+
+    /// As [`send`](Self::send), for a head that may have to be sent again, perhaps to another peer: it is
+    /// only looked at, so no copy of it is needed in advance.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send`](Self::send).
+    pub async fn send_parts<B>(&self, head: &request::Parts, body: B) -> Result<Response<Body>, SendError>
+    where
+        B: http_body::Body,
+        B::Error: Into<BoxError>,
+    {
+        let content = Content::collect(body, &self.shared.settings.limits).await?;
+        match self.shared.exchange(head, &content).await {
+            Err(error) if error.stage() == Stage::NotSent => {
+                Err(error.giving_back(Outgoing { head: head.clone(), content }))
             }
-        };
-        let error = error.at_least(earlier.unwrap_or(Stage::NotSent));
-        Err(if error.stage() == Stage::NotSent { error.giving_back(outgoing) } else { error })
+            outcome => outcome,
+        }
     }
 
     /// Closes the idle connections. Requests that are running finish; later ones fail with
@@ -151,6 +154,41 @@ impl Client {
 }
 
 impl Shared {
+    /// A request out, an answer in; once more if a reused connection did not survive it.
+    async fn exchange(
+        self: &Arc<Self>,
+        head: &request::Parts,
+        content: &Content,
+    ) -> Result<Response<Body>, SendError> {
+        let Settings { limits, response_timeout, stream_idle_timeout: idle_timeout, .. } = &self.settings;
+        let mut earlier = None;
+        let error = loop {
+            let conn = match earlier {
+                None => self.connection().await,
+                Some(_) => self.dial().await,
+            };
+            let mut conn = match conn {
+                Ok(conn) => conn,
+                Err(error) => break error,
+            };
+            if let Err(error) = content.put(head, &mut conn.outbox, limits) {
+                self.give_back(conn);
+                break SendError::new(content.refused(error), Stage::NotSent);
+            }
+            conn.set_deadline(*response_timeout);
+            let mut exchange = Exchange::default();
+            match poll_fn(|cx| conn.poll_exchange(cx, &mut exchange, *idle_timeout)).await {
+                Ok(frame) => return self.answer(conn, frame, &head.method),
+                Err(failure) if earlier.is_none() && may_resend(&conn, &failure, &head.method) => {
+                    debug!(kind = ?failure.kind, "reused connection was gone, sending again");
+                    earlier = Some(failure.stage);
+                }
+                Err(failure) => break failure.into(),
+            }
+        };
+        Err(error.at_least(earlier.unwrap_or(Stage::NotSent)))
+    }
+
     /// The idle connection that was used last and is still silent, or a new one.
     async fn connection(&self) -> Result<Box<Conn>, SendError> {
         loop {

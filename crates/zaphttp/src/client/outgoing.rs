@@ -15,18 +15,31 @@ use crate::wire::{self, EncodeError, Limits};
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(super) head: request::Parts,
+    pub(super) content: Content,
+}
+
+impl Outgoing {
+    /// The request as it was given.
+    pub(crate) fn into_request(self) -> Request<Body> {
+        let body = Body::pieces(self.content.body, self.content.trailers);
+        Request::from_parts(self.head, body)
+    }
+}
+
+/// What follows the head.
+#[derive(Debug)]
+pub(crate) struct Content {
     body: Pieces,
     trailers: Option<Box<HeaderMap>>,
 }
 
-impl Outgoing {
+impl Content {
     /// Reads the body of a request, as far as a frame can hold it (zaphttp §4).
-    pub(super) async fn collect<B>(request: Request<B>, limits: &Limits) -> Result<Self, SendError>
+    pub(super) async fn collect<B>(body: B, limits: &Limits) -> Result<Self, SendError>
     where
         B: http_body::Body,
         B::Error: Into<BoxError>,
     {
-        let (head, body) = request.into_parts();
         let limit = limits.frame_len();
         let too_large = || SendError::new(SendErrorKind::BodyTooLarge { limit }, Stage::NotSent);
         let mut body = pin!(body);
@@ -50,13 +63,18 @@ impl Outgoing {
                 Err(frame) => trailers = frame.into_trailers().ok().map(Box::new),
             }
         }
-        Ok(Self { head, body: pieces, trailers })
+        Ok(Self { body: pieces, trailers })
     }
 
     /// Puts the frame into an outbox.
-    pub(super) fn put(&self, outbox: &mut Outbox, limits: &Limits) -> Result<(), EncodeError> {
+    pub(super) fn put(
+        &self,
+        head: &request::Parts,
+        outbox: &mut Outbox,
+        limits: &Limits,
+    ) -> Result<(), EncodeError> {
         let trailers = self.trailers.as_deref();
-        self.body.put(outbox, |out, payload| wire::put_request(out, &self.head, payload, trailers, limits))
+        self.body.put(outbox, |out, payload| wire::put_request(out, head, payload, trailers, limits))
     }
 
     /// What went wrong where no frame can hold the request.
@@ -67,11 +85,5 @@ impl Outgoing {
             }
             error => SendErrorKind::Encode(error),
         }
-    }
-
-    /// The request as it was given.
-    pub(crate) fn into_request(self) -> Request<Body> {
-        let body = Body::pieces(self.body, self.trailers);
-        Request::from_parts(self.head, body)
     }
 }
