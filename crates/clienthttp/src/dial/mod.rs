@@ -114,7 +114,7 @@ impl Channel {
     pub(crate) async fn send(&self, head: &Parts, body: Body) -> Result<Response<Body>, ExchangeError> {
         match &self.kind {
             #[cfg(feature = "zap")]
-            Kind::Zap(client) => match client.send(Request::from_parts(head.clone(), body)).await {
+            Kind::Zap(client) => match client.send_parts(head, body).await {
                 Ok(response) => Ok(response.map(Body::zap)),
                 Err(error) => Err(zap::failure(error)),
             },

@@ -4,6 +4,7 @@
 mod auth;
 mod build;
 mod call;
+mod cost;
 mod kit;
 mod members;
 mod pick;
