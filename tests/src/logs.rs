@@ -1,15 +1,17 @@
 //! Everything a test logs, at TRACE.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 
 use tracing::subscriber::DefaultGuard;
 use tracing::{Dispatch, Level};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Takes all `tracing` output of this thread while it lives, at TRACE, of all crates.
+/// Takes all `tracing` output of this thread while it lives, and all `log` output of all threads, at TRACE
+/// and of all crates.
 ///
-/// For work on other threads, hand them [`dispatch`](Self::dispatch).
+/// For `tracing` on other threads, hand them [`dispatch`](Self::dispatch). `log` has no thread of its own, so
+/// tests that run beside this one show up as well: search for what must not be there, do not count.
 #[derive(Debug)]
 pub struct LogCapture {
     lines: Lines,
@@ -21,6 +23,7 @@ impl LogCapture {
     /// From now on.
     pub fn start() -> Self {
         let lines = Lines::default();
+        lines.take_log();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(Level::TRACE)
             .with_ansi(false)
@@ -51,6 +54,42 @@ impl LogCapture {
 
 #[derive(Clone, Debug, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
+
+/// Who takes what is logged through `log`.
+static TAKERS: Mutex<Vec<Weak<Mutex<Vec<u8>>>>> = Mutex::new(Vec::new());
+
+impl Lines {
+    fn take_log(&self) {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            // Another logger is there already: then what it gets is not ours to take.
+            if log::set_logger(&Bridge).is_ok() {
+                log::set_max_level(log::LevelFilter::Trace);
+            }
+        });
+        let mut takers = TAKERS.lock().unwrap_or_else(PoisonError::into_inner);
+        takers.retain(|taker| taker.strong_count() > 0);
+        takers.push(Arc::downgrade(&self.0));
+    }
+}
+
+/// From `log` to everybody who captures.
+struct Bridge;
+
+impl log::Log for Bridge {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = format!("{:>5} log {}: {}\n", record.level(), record.target(), record.args());
+        for taker in TAKERS.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade) {
+            taker.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(line.as_bytes());
+        }
+    }
+
+    fn flush(&self) {}
+}
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -83,5 +122,12 @@ mod tests {
         let text = capture.text();
         assert!(text.contains("TRACE") && text.contains("peer heard") && text.contains("n1"), "{text}");
         assert_eq!(capture.count("done for"), 1);
+    }
+
+    #[test]
+    fn what_other_threads_log_through_log_is_captured() {
+        let capture = LogCapture::start();
+        std::thread::spawn(|| log::debug!(target: "daemon", "a packet of {} bytes", 512)).join().unwrap();
+        assert!(capture.text().contains("DEBUG log daemon: a packet of 512 bytes"), "{}", capture.text());
     }
 }
