@@ -107,7 +107,7 @@ def classical(peerage, certificates, directory):
         done = subprocess.run(command, input=b"", capture_output=True, timeout=30)
         text = (done.stdout + done.stderr).decode("latin-1")
         wanted = "handshake failure" if row == "SV-P12" else "protocol version"
-        fault = None if wanted in text and "Verify return code: 0" not in text else text[-300:]
+        fault = None if wanted in text and "Cipher is (NONE)" in text else text[-300:]
         report(row, f"openssl s_client {version} is refused by peerage expose", fault)
     exposed.end()
     exposed.kill()
