@@ -124,7 +124,7 @@ async fn handle(request: Request<Body>) -> Result<Response<Body>, Infallible> {
 async fn client(upload: bool, addr: SocketAddr) -> Result<(), BoxError> {
     let client = Client::builder(addr).build();
     let ask = async |path: &'static str| -> Result<u64, BoxError> {
-        let response = send(&client, Request::get(path).body(Body::empty())?).await?;
+        let response = client.send(Request::get(path).body(Body::empty())?).await?;
         let body = response.into_body().collect().await?.to_bytes();
         Ok(std::str::from_utf8(&body)?.parse()?)
     };
@@ -137,12 +137,12 @@ async fn client(upload: bool, addr: SocketAddr) -> Result<(), BoxError> {
         let moved = if upload {
             let body = Bytes::from(vec![7; BODY_LEN]);
             started = Instant::now();
-            let response = send(&client, Request::post("/upload").body(Body::from(body))?).await?;
+            let response = client.send(Request::post("/upload").body(Body::from(body))?).await?;
             let body = response.into_body().collect().await?.to_bytes();
             std::str::from_utf8(&body)?.parse()?
         } else {
             started = Instant::now();
-            let response = send(&client, Request::get("/download").body(Body::empty())?).await?;
+            let response = client.send(Request::get("/download").body(Body::empty())?).await?;
             let mut body = response.into_body();
             let mut moved = 0;
             while let Some(frame) = body.frame().await {
@@ -159,10 +159,6 @@ async fn client(upload: bool, addr: SocketAddr) -> Result<(), BoxError> {
     let server_growth = ask("/peak").await?.saturating_sub(server_before);
     println!("{} {growth} {server_growth}", BODY_LEN as f64 / best);
     Ok(())
-}
-
-async fn send(client: &Client, request: Request<Body>) -> Result<Response<Body>, BoxError> {
-    client.send(request).await.map_err(|error| format!("{error:?}").into())
 }
 
 fn raw_rate() -> Result<f64, BoxError> {

@@ -247,7 +247,7 @@ struct CallZap;
 
 impl AsyncCaller<Client> for CallZap {
     async fn call(&self, client: &mut Client) -> Result<Bytes, BoxError> {
-        let response = client.send(request(TARGET)).await.map_err(|error| format!("{error:?}"))?;
+        let response = client.send(request(TARGET)).await?;
         Ok(response.into_body().collect().await?.to_bytes())
     }
 }
