@@ -1,20 +1,10 @@
-//! The codec alone: nanoseconds and allocations per operation, buffers reused.
+//! What the codec does, an operation at a time, buffers reused.
 
 use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use peerage_zaphttp::wire::{self, Limits, Payload};
-use tokio::time::Instant;
-
-/// One operation.
-pub(crate) struct Figure {
-    pub(crate) name: String,
-    pub(crate) nanos: f64,
-    pub(crate) allocations: u64,
-    /// What zaphttp §7 asks for, where it does.
-    pub(crate) target: Option<u32>,
-}
 
 /// A request as services send each other.
 const SMALL: [(&str, &str); 3] = [("host", "greeter.local"), ("user-agent", "bench/1"), ("accept", "*/*")];
@@ -35,15 +25,17 @@ const TWELVE: [(&str, &str); 12] = [
     ("if-none-match", "\"33a64df551425fcc55e4d42a148795d9f25f89d4\""),
 ];
 
-pub(crate) fn run() -> Vec<Figure> {
-    let mut figures = Vec::new();
-    small_or_twelve(&mut figures, "small", &SMALL, [60, 90]);
-    small_or_twelve(&mut figures, "12 headers", &TWELVE, [180, 450]);
-    figures
+/// What is done with an operation: its name, what zaphttp §7 asks for in nanoseconds, and itself.
+pub(crate) type Take<'t> = dyn FnMut(String, Option<u32>, &mut dyn FnMut()) + 't;
+
+/// Hands over every operation, always in the same order.
+pub(crate) fn operations(take: &mut Take<'_>) {
+    small_or_twelve(take, "small", &SMALL, [60, 90]);
+    small_or_twelve(take, "12 headers", &TWELVE, [180, 450]);
 }
 
 fn small_or_twelve(
-    figures: &mut Vec<Figure>,
+    take: &mut Take<'_>,
     name: &str,
     pairs: &[(&'static str, &'static str)],
     [encode_target, decode_target]: [u32; 2],
@@ -51,7 +43,7 @@ fn small_or_twelve(
     let limits = Limits::default();
     let mut out = BytesMut::with_capacity(16 << 10);
     let mut figure = |operation: &str, target, run: &mut dyn FnMut()| {
-        figures.push(measure(format!("{operation}, {name}"), target, run));
+        take(format!("{operation}, {name}"), target, run);
     };
 
     let mut request = Request::new(());
@@ -93,24 +85,4 @@ fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         .iter()
         .map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
         .collect()
-}
-
-/// The fastest of many batches: what disturbs a batch only makes it slower.
-fn measure(name: String, target: Option<u32>, run: &mut dyn FnMut()) -> Figure {
-    const BATCH: u32 = 1_000;
-    const BATCHES: usize = 1_000;
-    for _ in 0..BATCH {
-        run();
-    }
-    let allocations = allocation_counter::measure(&mut *run).count_total;
-    let nanos = (0..BATCHES)
-        .map(|_| {
-            let start = Instant::now();
-            for _ in 0..BATCH {
-                run();
-            }
-            start.elapsed().as_secs_f64() * 1e9 / f64::from(BATCH)
-        })
-        .fold(f64::INFINITY, f64::min);
-    Figure { name, nanos, allocations, target }
 }

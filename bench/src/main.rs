@@ -20,6 +20,7 @@
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
 mod codec;
+mod figures;
 mod large;
 mod load;
 mod machine;
@@ -102,7 +103,7 @@ fn zaphttp(plan: &Plan) -> Result<(), BoxError> {
     let mut report = Report::new(plan);
     report.exchanges = load::run(plan)?;
     if plan.wants("codec") {
-        report.codec = codec::run();
+        report.codec = figures::run()?;
     }
     if plan.wants("body") {
         report.body = Some(large::run()?);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::codec::Figure;
+use crate::figures::Figure;
 use crate::large::{Direction, Figures};
 use crate::load::{COLUMNS, Cell, Row};
 use crate::machine::Machine;
