@@ -66,10 +66,10 @@ impl Fields for MapFields<'_> {
             block.put(HOST.as_str().as_bytes(), self.authority.as_bytes())?;
         }
         let start = block.mark();
-        if put_headers(&mut block, map, false)? {
-            self.declares = true;
+        self.declares = put_headers::<false>(&mut block, map)?;
+        if self.declares {
             block.back_to(start);
-            put_headers(&mut block, map, true)?;
+            put_undeclared(&mut block, map)?;
         }
         Ok(block.end())
     }
@@ -97,20 +97,24 @@ impl Fields for MapFields<'_> {
     }
 }
 
-/// Puts the headers that travel; without those that are declared as trailers, if they are to be looked for.
-/// Whether there are declarations.
-#[inline]
-fn put_headers(
+#[cold]
+fn put_undeclared(block: &mut BlockWriter<'_, '_>, map: &HeaderMap) -> Result<bool, EncodeError> {
+    put_headers::<true>(block, map)
+}
+
+/// Puts the headers that travel, maybe without those that are declared as trailers. Whether there are
+/// declarations.
+#[inline(always)]
+fn put_headers<const WITHOUT_DECLARED: bool>(
     block: &mut BlockWriter<'_, '_>,
     map: &HeaderMap,
-    without_declared: bool,
 ) -> Result<bool, EncodeError> {
     let mut before_host = None;
     let mut declares = false;
     for (name, value) in map {
         let (text, value) = (name.as_str(), value.as_bytes());
         match names::travel(text) {
-            Travel::Yes if without_declared && is_declared(map, name) => continue,
+            Travel::Yes if WITHOUT_DECLARED && is_declared(map, name) => continue,
             Travel::Yes => {}
             // The values of a name come one after the other: the last one stays.
             Travel::Host => match before_host {

@@ -16,12 +16,13 @@ pub(super) enum Travel {
 }
 
 /// `name` in lower case, as `http::HeaderName` holds it.
-#[inline]
+#[inline(always)]
 pub(super) fn travel(name: &str) -> Travel {
     // By length alone most names are none of these, and this is asked of every header.
-    if name.len() > 17 || SPECIAL_LENS & 1 << name.len() == 0 {
-        return Travel::Yes;
-    }
+    if name.len() > 17 || SPECIAL_LENS & 1 << name.len() == 0 { Travel::Yes } else { special(name) }
+}
+
+fn special(name: &str) -> Travel {
     match name.as_bytes() {
         b"host" => Travel::Host,
         b"te" => Travel::Te,
