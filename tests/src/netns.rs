@@ -236,6 +236,11 @@ impl Actor {
         Some(words)
     }
 
+    /// Everything that it said so far, as far as it was waited for.
+    pub fn heard(&self) -> &[String] {
+        &self.heard
+    }
+
     /// Waits until it says something that begins with `words`, up to 10 s.
     ///
     /// # Panics
