@@ -224,12 +224,11 @@ impl Machine {
                 check.how = How::Fresh;
                 check.due = None;
             }
-            match &mut entry.doubt {
-                Some(Doubt { fate: fate @ (Fate::Confirm { .. } | Fate::Judgement), .. }) => {
-                    *fate = Fate::Confirm { until: None };
-                    self.unconfirmed.push(key);
-                }
-                _ => {}
+            if let Some(Doubt { fate: fate @ (Fate::Confirm { .. } | Fate::Judgement), .. }) =
+                &mut entry.doubt
+            {
+                *fate = Fate::Confirm { until: None };
+                self.unconfirmed.push(key);
             }
         }
     }
