@@ -2,8 +2,8 @@
 
 use std::{fmt, time::Duration};
 
-use http::StatusCode;
-use peerage_balance::{Outcome, Stage};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use peerage_balance::{Outcome, Stage, deadline::NO_RETRY_HEADER};
 use peerage_discovery::{Endpoint, Peer, escape};
 
 /// The peer that answered; in the extensions of every answer.
@@ -96,6 +96,20 @@ impl Attempts {
     /// Each of them, the first one first.
     pub fn iter(&self) -> impl Iterator<Item = &Attempt> {
         self.earlier.iter().chain(&self.last)
+    }
+
+    /// How many of them a peer may have acted on.
+    #[must_use]
+    pub fn sends(&self) -> usize {
+        self.iter().filter(|attempt| attempt.stage != Stage::NotSent).count()
+    }
+
+    /// Marks an answer of ours that is an error because of this call, if it was sent again already:
+    /// repeating it further up would only multiply load (B-5.1).
+    pub fn mark_answer(&self, headers: &mut HeaderMap) {
+        if self.sends() > 1 {
+            headers.insert(NO_RETRY_HEADER, HeaderValue::from_static("1"));
+        }
     }
 
     /// The last of them.

@@ -22,6 +22,14 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            headers: request.headers().clone(),
+        }
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
@@ -47,11 +55,7 @@ impl Peer {
         let seen: Facts<Seen> = Facts::new();
         let facts = seen.clone();
         let recording = tower::service_fn(move |request: Request<Body>| {
-            facts.push(Seen {
-                method: request.method().clone(),
-                uri: request.uri().clone(),
-                headers: request.headers().clone(),
-            });
+            facts.push(Seen::of(&request));
             tower::ServiceExt::oneshot(router.clone(), request)
         });
         let server = Server::builder().serve(listener, recording);

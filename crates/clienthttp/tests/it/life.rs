@@ -1,0 +1,211 @@
+//! The end of calls and clients (clienthttp 7; threats C, K).
+
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::Router;
+use peerage_clienthttp::{Client, ClientError};
+use peerage_discovery::SourceId;
+use peerage_tests::{Direction, FaultProxy, Leaks, ProxyEvent, alone};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+
+use crate::kit::{Announcer, Peer, client_of, until};
+
+/// Answers when the gate opens.
+async fn gated(id: &str) -> (Peer, Arc<Semaphore>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let wait = Arc::clone(&gate);
+    let router = Router::new().fallback(move || async move {
+        wait.acquire().await.unwrap().forget();
+        "through"
+    });
+    (Peer::serve(id, router).await, gate)
+}
+
+/// Polls a future so often and not once more.
+struct Polls<F> {
+    inner: Pin<Box<F>>,
+    left: usize,
+}
+
+impl<F: Future> Future for Polls<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        self.left -= 1;
+        match self.inner.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if self.left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+#[tokio::test]
+async fn h029_s045_s223_a_call_dropped_anywhere_leaves_nothing() {
+    let router = Router::new().fallback(async || {
+        let pieces = (0..3).map(|_| Ok::<_, std::convert::Infallible>(bytes::Bytes::from_static(b"piece")));
+        axum::response::Response::new(axum::body::Body::from_stream(futures_util::stream::iter(pieces)))
+    });
+    let peer = Peer::serve("billing-1", router).await;
+    let proxy = FaultProxy::start(peer.addr()).await;
+    let source = Announcer::new(SourceId::Static);
+    source.join("billing-1", &[proxy.addr()]);
+    let client = source.client().build().await.unwrap();
+    let mut finished = 0;
+    for polls in 1.. {
+        let whole = async {
+            let answer = client.get("/").send().await.unwrap();
+            answer.bytes().await.unwrap()
+        };
+        let body = Polls { inner: Box::pin(whole), left: polls }.await;
+        assert!(format!("{client:?}").contains("running: 0"), "after {polls} polls: {client:?}");
+        assert!(client.explain().contains(", 0 calls"), "after {polls} polls: {}", client.explain());
+        if let Some(body) = body {
+            assert_eq!(body, "piecepiecepiece");
+            finished += 1;
+            if finished == 3 {
+                break;
+            }
+        }
+        assert!(polls < 200, "it never finishes");
+    }
+    // What was cut off was closed; only clean connections were kept.
+    until(|| peer.server.connection_count() <= 1).await;
+    let before = proxy.connection_count();
+    client.get("/").send().await.unwrap().bytes().await.unwrap();
+    assert!(proxy.connection_count() <= before + 1);
+}
+
+#[tokio::test]
+async fn h029_a_body_dropped_half_read_gives_up_its_connection_only() {
+    let (peer, gate) = gated("billing-1").await;
+    let proxy = FaultProxy::start(peer.addr()).await;
+    let source = Announcer::new(SourceId::Static);
+    source.join("billing-1", &[proxy.addr()]);
+    let client = source.client().build().await.unwrap();
+    let mut calls: Vec<_> = (0..3).map(|_| Box::pin(client.get("/").send())).collect();
+    for call in &mut calls {
+        assert!(timeout(Duration::from_millis(30), call).await.is_err(), "the gate is shut");
+    }
+    assert_eq!(proxy.connection_count(), 3);
+    calls.pop();
+    let closed = ProxyEvent::Closed { conn: 2, direction: Direction::Up };
+    proxy
+        .events()
+        .eventually(Duration::from_secs(2), "the end of the third", |events| events.contains(&closed))
+        .await;
+    gate.add_permits(3);
+    for call in calls {
+        assert_eq!(call.await.unwrap().text().await.unwrap(), "through");
+    }
+    client.get("/").timeout(Duration::from_millis(1)).send().await.unwrap_err();
+    assert_eq!(proxy.connection_count(), 3, "the other two were kept");
+}
+
+#[tokio::test]
+async fn h030_close_lets_running_calls_finish() {
+    let (peer, gate) = gated("billing-1").await;
+    let source = Announcer::new(SourceId::Static);
+    source.join("billing-1", &[peer.addr()]);
+    let client = source.client().build().await.unwrap();
+    let calls: Vec<_> = (0..50)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.get("/").send().await.unwrap().text().await.unwrap() })
+        })
+        .collect();
+    until(|| peer.seen.count() == 50).await;
+
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut closing = pin!(client.close(deadline));
+    assert!(timeout(Duration::from_millis(20), closing.as_mut()).await.is_err(), "50 calls are running");
+    let error = client.get("/").body("mine").send().await.unwrap_err();
+    assert!(matches!(error, ClientError::Closed { .. }), "{error:?}");
+    assert!(error.request().is_some());
+    gate.add_permits(50);
+    closing.await;
+    for call in calls {
+        assert_eq!(call.await.unwrap(), "through");
+    }
+    until(|| peer.server.connection_count() == 0).await;
+    let began = Instant::now();
+    client.close(deadline).await;
+    assert!(began.elapsed() < Duration::from_millis(100), "the second close does nothing");
+    assert!(!source.has_ended(), "who handed discovery in decides about it");
+}
+
+#[tokio::test]
+async fn h030_close_waits_no_longer_than_it_may() {
+    let (peer, _gate) = gated("billing-1").await;
+    let client = client_of([&peer]).build().await.unwrap();
+    let call = tokio::spawn({
+        let client = client.clone();
+        async move { client.get("/").send().await }
+    });
+    until(|| peer.seen.count() == 1).await;
+    let began = Instant::now();
+    client.close(began + Duration::from_millis(50)).await;
+    assert!((50..150).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    call.abort();
+}
+
+#[test]
+fn h031_s223_nothing_is_left_of_a_client_that_was_dropped() {
+    alone::run("life::h031_s223_nothing_is_left_of_a_client_that_was_dropped", &[], || {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let peer = Peer::start("billing-1").await;
+            let make = async || {
+                let client = client_of([&peer]).min_peers(1).build().await.unwrap();
+                client.get("/").send().await.unwrap().bytes().await.unwrap();
+                client
+            };
+            drop(make().await);
+            until(|| peer.server.connection_count() == 0).await;
+            let before = Leaks::now();
+            let clients = [make().await, make().await, make().await];
+            let clones: Vec<Client> = clients.to_vec();
+            drop(clients);
+            assert!(clones[0].get("/").send().await.is_ok(), "the last clone counts");
+            assert!(Leaks::now().descriptors() > before.descriptors());
+            drop(clones);
+            before.gone(Duration::from_secs(2)).await;
+        });
+    });
+}
+
+#[tokio::test]
+async fn s220_more_calls_than_may_run_are_refused_and_given_back() {
+    let (peer, gate) = gated("billing-1").await;
+    let client = client_of([&peer]).max_in_flight(2).build().await.unwrap();
+    let calls: Vec<_> = (0..2)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.get("/").send().await.unwrap().text().await.unwrap() })
+        })
+        .collect();
+    until(|| peer.seen.count() == 2).await;
+    let error = client.post("/x").body("mine").send().await.unwrap_err();
+    assert!(matches!(error, ClientError::Saturated { .. }) && error.is_retryable(), "{error:?}");
+    assert_eq!(error.to_string(), "saturated: 2 calls of this client are running");
+    let request = error.into_request().unwrap();
+    assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/x"));
+    gate.add_permits(3);
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert_eq!(client.get("/").send().await.unwrap().status(), 200);
+}

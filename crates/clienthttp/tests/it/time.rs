@@ -1,0 +1,253 @@
+//! Time: deadlines, attempts that hang, bodies that trickle (clienthttp 2, balancing 8).
+
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
+
+use axum::{body::Body as AxumBody, response::Response as AxumResponse};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use peerage_clienthttp::{
+    CallOptions, Client, ClientBuilder, ClientError, Outcome, Phase, RetryPolicy, Stage,
+};
+use peerage_discovery::{Report, SourceId};
+use peerage_tests::{BlackHole, ScriptedServer};
+use tokio::time::{Instant, sleep};
+
+use crate::kit::{Announcer, Peer, at, client_of, fixed, until};
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+/// Accepts, reads, and never says a word.
+async fn silent() -> ScriptedServer {
+    ScriptedServer::start(|mut conn| async move {
+        conn.read_to_end().await;
+    })
+    .await
+}
+
+fn client_at(addresses: &[(&str, SocketAddr)]) -> ClientBuilder {
+    Client::builder_with(fixed(addresses.iter().map(|(id, addr)| at(id, *addr)))).rng_seed(1)
+}
+
+#[tokio::test]
+async fn h024_a_silent_peer_costs_the_time_of_the_call_and_is_blamed() {
+    let peer = silent().await;
+    let source = Announcer::new(SourceId::Static);
+    source.join("billing-1", &[peer.addr()]);
+    let client = source.client().request_timeout(MS(100)).build().await.unwrap();
+    let began = Instant::now();
+    let error = client.get("/").send().await.unwrap_err();
+    let took = began.elapsed();
+    assert!((100..120).contains(&took.as_millis()), "{took:?}");
+    assert!(matches!(error, ClientError::Timeout { where_: Phase::Head, attempts: 1, .. }), "{error:?}");
+    assert!(error.is_timeout() && !error.is_retryable() && error.request().is_none());
+    let attempt = error.attempts().unwrap().last().unwrap();
+    assert_eq!((attempt.outcome, attempt.stage), (Outcome::Hard, Stage::Ambiguous), "it is to blame");
+    assert_eq!(source.reports.all(), [("billing-1".to_owned(), Report::Unreachable)]);
+    let text = format!(
+        "timed out while waiting for the answer after 1 attempts: billing-1 ({}) was tried and did not answer in time",
+        peer.addr()
+    );
+    assert_eq!(error.to_string(), text);
+}
+
+/// `pieces` pieces, each after `pause`.
+fn trickle(pieces: usize, pause: Duration) -> axum::Router {
+    axum::Router::new().fallback(move || async move {
+        let pieces = futures_util::stream::iter(0..pieces).then(move |_| async move {
+            sleep(pause).await;
+            Ok::<_, Infallible>(Bytes::from_static(b"piece"))
+        });
+        AxumResponse::new(AxumBody::from_stream(pieces))
+    })
+}
+
+#[tokio::test]
+async fn h025_a_body_slower_than_the_deadline_is_an_error_and_its_connection_is_closed() {
+    let peer = Peer::serve("billing-1", trickle(1_000, MS(20))).await;
+    let client = client_of([&peer]).request_timeout(MS(150)).build().await.unwrap();
+    let began = Instant::now();
+    let mut answer = client.get("/").send().await.unwrap();
+    let error = loop {
+        match answer.chunk().await {
+            Ok(piece) => assert_eq!(piece.as_deref(), Some(b"piece".as_slice())),
+            Err(error) => break error,
+        }
+    };
+    assert!((150..250).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert!(matches!(error, ClientError::Timeout { where_: Phase::Body, .. }), "{error:?}");
+    assert_eq!(error.peer().unwrap().node_id(), "billing-1");
+    assert_eq!(answer.chunk().await.unwrap(), None, "nothing comes after an error");
+    until(|| peer.server.connection_count() == 0).await;
+}
+
+#[tokio::test]
+async fn h026_a_body_may_take_for_ever_if_told() {
+    let peer = Peer::serve("billing-1", trickle(20, MS(15))).await;
+    let client = client_of([&peer]).request_timeout(MS(100)).body_timeout(None).build().await.unwrap();
+    let text = client.get("/").send().await.unwrap().text().await.unwrap();
+    assert_eq!(text, "piece".repeat(20));
+
+    // By the call, over a client that says otherwise.
+    let client = client_of([&peer]).request_timeout(MS(100)).build().await.unwrap();
+    let text = client.get("/").body_timeout(None).send().await.unwrap().text().await.unwrap();
+    assert_eq!(text.len(), 100);
+    let error = client.get("/").body_timeout(MS(50)).send().await.unwrap().text().await.unwrap_err();
+    assert!(error.is_timeout(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_hung_peer_costs_no_idempotent_call() {
+    let hung = silent().await;
+    let good = Peer::start("billing-1").await;
+    let client = client_at(&[("billing-1", good.addr()), ("billing-2", hung.addr())])
+        .request_timeout(Duration::from_secs(5))
+        .per_try_timeout(MS(100))
+        .build()
+        .await
+        .unwrap();
+    let mut slow = 0;
+    for _ in 0..20 {
+        let began = Instant::now();
+        let answer = client.get("/").send().await.unwrap();
+        assert_eq!(answer.peer().unwrap().node_id(), "billing-1");
+        if answer.attempts().unwrap().count() == 2 {
+            slow += 1;
+            assert!((100..250).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+        }
+    }
+    assert!((1..=3).contains(&slow), "{slow} calls met it before it was passed over");
+    assert_eq!(good.seen.count(), 20);
+}
+
+#[tokio::test]
+async fn a_hung_peer_is_not_sent_what_must_not_be_doubled_twice() {
+    let hung = silent().await;
+    let good = Peer::start("billing-1").await;
+    let client = client_at(&[("billing-1", good.addr()), ("billing-2", hung.addr())])
+        .per_try_timeout(MS(50))
+        .build()
+        .await
+        .unwrap();
+    let mut failed = 0;
+    for _ in 0..4 {
+        match client.post("/").body("x").send().await {
+            Ok(answer) => assert_eq!(answer.attempts().unwrap().count(), 1),
+            Err(error) => {
+                failed += 1;
+                assert!(matches!(error, ClientError::Timeout { attempts: 1, .. }), "{error:?}");
+            }
+        }
+    }
+    assert_eq!(good.seen.count() + failed, 4);
+    assert!(failed > 0);
+    let answer = client.post("/").body("x").idempotent().send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test]
+async fn a_black_hole_costs_the_connect_timeout_and_any_call_moves_on() {
+    let hole = BlackHole::new();
+    let good = Peer::start("billing-1").await;
+    let client = client_at(&[("billing-1", good.addr()), ("billing-2", hole.addr())])
+        .connect_timeout(MS(100))
+        .build()
+        .await
+        .unwrap();
+    for _ in 0..4 {
+        let began = Instant::now();
+        let answer = client.post("/").body("x").send().await.unwrap();
+        assert_eq!(answer.peer().unwrap().node_id(), "billing-1");
+        assert!(began.elapsed() < MS(250), "{:?}", began.elapsed());
+    }
+    let alone = client_at(&[("billing-2", hole.addr())]).connect_timeout(MS(20)).build().await.unwrap();
+    let error = alone.post("/").body("x").send().await.unwrap_err();
+    assert!(matches!(error, ClientError::Timeout { where_: Phase::Connect, attempts: 5, .. }), "{error:?}");
+    assert!(error.is_connect() && error.is_retryable());
+    let request = error.into_request().expect("nothing was sent");
+    assert_eq!((request.method().as_str(), request.uri().to_string().as_str()), ("POST", "/"));
+    assert!(request.headers().is_empty(), "as it was given: {:?}", request.headers());
+}
+
+#[tokio::test]
+async fn no_call_takes_longer_than_its_deadline() {
+    let slow_head = Peer::serve(
+        "billing-1",
+        axum::Router::new().fallback(async || {
+            sleep(MS(40)).await;
+            (http::StatusCode::SERVICE_UNAVAILABLE, "no")
+        }),
+    )
+    .await;
+    let busy = Peer::serve(
+        "billing-2",
+        axum::Router::new()
+            .fallback(async || (http::StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "later")),
+    )
+    .await;
+    let (hung, hole) = (silent().await, BlackHole::new());
+    let all = [
+        ("billing-1", slow_head.addr()),
+        ("billing-2", busy.addr()),
+        ("billing-3", hung.addr()),
+        ("billing-4", hole.addr()),
+    ];
+    let policy = RetryPolicy::default().sends(5).unwrap();
+    for seed in 0..4 {
+        let client = client_at(&all)
+            .retry(policy)
+            .per_try_timeout(MS(60))
+            .rng_seed(seed)
+            .request_timeout(MS(200))
+            .build()
+            .await
+            .unwrap();
+        let calls = (0..8).map(|_| async {
+            let began = Instant::now();
+            let _outcome = client.get("/").send().await;
+            began.elapsed()
+        });
+        for took in futures_util::future::join_all(calls).await {
+            // 10 ms by the rules, and three times that for a busy machine.
+            assert!(took <= MS(230), "seed {seed}: {took:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_peer_is_told_how_much_time_is_left() {
+    let peer = Peer::start("billing-1").await;
+    let client = client_of([&peer]).request_timeout(Duration::from_secs(30)).build().await.unwrap();
+    let none = client_of([&peer]).request_timeout(None).build().await.unwrap();
+    client.get("/").send().await.unwrap();
+    client.get("/").timeout(MS(1_500)).send().await.unwrap();
+    client.get("/").header("peerage-timeout-ms", "99999999").send().await.unwrap();
+    none.get("/").send().await.unwrap();
+    let serving =
+        http::HeaderMap::from_iter([("peerage-timeout-ms".parse().unwrap(), "800".parse().unwrap())]);
+    client.get("/").serving(&serving).send().await.unwrap();
+    none.get("/").serving(&serving).send().await.unwrap();
+    let left: Vec<Option<u64>> = peer
+        .seen
+        .all()
+        .iter()
+        .map(|seen| seen.header("peerage-timeout-ms").map(|left| left.parse().unwrap()))
+        .collect();
+    assert_eq!(left[0], Some(30_000));
+    assert!((1_400..=1_500).contains(&left[1].unwrap()), "{left:?}");
+    assert!((29_900..=30_000).contains(&left[2].unwrap()), "ours, not what a caller passes on: {left:?}");
+    assert_eq!(left[3], None);
+    assert!((700..=795).contains(&left[4].unwrap()), "5 ms are kept for the answer: {left:?}");
+    assert!((700..=795).contains(&left[5].unwrap()), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_serves_one_with_no_time_left_is_not_made() {
+    let peer = Peer::start("billing-1").await;
+    let client = client_of([&peer]).build().await.unwrap();
+    let serving = http::HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), "5m".parse().unwrap())]);
+    let mut request = http::Request::get("/").body(String::new()).unwrap();
+    request.extensions_mut().insert(CallOptions::new().serving(&serving));
+    let error = client.send(request).await.unwrap_err();
+    assert!(error.is_timeout(), "{error:?}");
+    assert_eq!(peer.server.connection_count(), 0);
+}
