@@ -34,6 +34,15 @@ impl Announcement {
         self.metadata = self.metadata.pair(key, value);
         self
     }
+
+    /// Whether it can be announced under this node id: [`Served::announce`] asks the same.
+    ///
+    /// # Errors
+    ///
+    /// [`MeshError::Discovery`]: metadata over the limits, or named like a secret.
+    pub fn check(&self, node_id: &str) -> Result<(), MeshError> {
+        Ok(self.metadata.clone().build()?.check_announced(node_id)?)
+    }
 }
 
 /// A server that runs. Dropping it cuts off what runs and says goodbye; [`close`](Self::close) is the polite

@@ -39,6 +39,7 @@ pub(crate) async fn run(global: &Global, output: Output, args: Expose) -> Result
     for (key, value) in metadata {
         announcement = announcement.pair(key, value);
     }
+    announcement.check(&node_id).map_err(setup::mesh_failure)?;
     let listener = listen(args.listen).await?;
     let served = mesh.listen(listener, Forward(upstream.clone())).map_err(setup::mesh_failure)?;
     let address = served.local_addr();

@@ -107,7 +107,7 @@ async fn watch(output: Output, source: &dyn Discovery) -> Result<(), Failure> {
             Change::Left { peer, reason } => say("left", &peer, &format!("{reason:?}").to_lowercase())?,
             other if output.json => output
                 .event(&json!({ "event": "note", "text": escape(&format!("{other:?}")).to_string() }))?,
-            Change::Status(status) => eprintln!("peerage: {status}"),
+            Change::Status(status) if status.trouble().is_some() => eprintln!("peerage: {status}"),
             _ => {}
         }
     }
@@ -161,7 +161,9 @@ fn age(peer: &Peer) -> u64 {
 }
 
 fn metadata(peer: &Peer) -> String {
-    let pairs = peer.metadata().iter().map(|(key, value)| match value {
+    // The node id has a column of its own.
+    let own = |key: &str, value: Option<&[u8]>| key == "id" && value == Some(peer.node_id().as_bytes());
+    let pairs = peer.metadata().iter().filter(|(key, value)| !own(key, *value)).map(|(key, value)| match value {
         Some(value) => format!("{key}={}", String::from_utf8_lossy(value)),
         None => key.to_owned(),
     });

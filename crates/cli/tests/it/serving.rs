@@ -110,7 +110,7 @@ fn a_directory_and_a_plain_python_server_are_upstreams() {
     let service = expose(path, &[]);
     let proxy = proxy_to(&service, &[]);
     let answer = get(proxy.address, "billing.localhost", "/hello.txt");
-    assert!(answer.ends_with("hello from a file"), "{answer}");
+    assert!(answer.contains("hello from a file"), "{answer}");
     let answer = get(proxy.address, "billing.localhost", "/../../../../etc/passwd");
     assert!(!answer.contains("root:"), "nothing outside of the directory is served: {answer}");
 
