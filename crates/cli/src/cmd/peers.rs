@@ -163,10 +163,11 @@ fn age(peer: &Peer) -> u64 {
 fn metadata(peer: &Peer) -> String {
     // The node id has a column of its own.
     let own = |key: &str, value: Option<&[u8]>| key == "id" && value == Some(peer.node_id().as_bytes());
-    let pairs = peer.metadata().iter().filter(|(key, value)| !own(key, *value)).map(|(key, value)| match value {
-        Some(value) => format!("{key}={}", String::from_utf8_lossy(value)),
-        None => key.to_owned(),
-    });
+    let pairs =
+        peer.metadata().iter().filter(|(key, value)| !own(key, *value)).map(|(key, value)| match value {
+            Some(value) => format!("{key}={}", String::from_utf8_lossy(value)),
+            None => key.to_owned(),
+        });
     escape(&pairs.collect::<Vec<_>>().join(" ")).to_string()
 }
 
