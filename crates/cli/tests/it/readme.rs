@@ -1,1 +1,97 @@
-//! The README: what it says is run.
+//! The README: its commands and its code are what is run here and in the tests it is compared with.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use peerage_tests::skipped;
+
+use crate::kit::text;
+
+/// Where a command of the README is run, if not in [`the_commands_of_the_readme_do_what_it_says`].
+const ELSEWHERE: [(&str, &str); 2] = [
+    (
+        "cargo run --release -p peerage-cli -- demo",
+        "demo::the_demo_ends_well_with_one_peer_killed_and_one_hung",
+    ),
+    ("cargo xtask test", "what runs this"),
+];
+
+const SERVERS: &str = "python3 -m http.server 9000\n\
+    peerage expose files --upstream http://127.0.0.1:9000\n\
+    peerage proxy\n";
+const CALLS: &str = "curl http://files.localhost:8080/\n\
+    peerage peers files\n\
+    peerage call files / -n 1000 -c 16\n";
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+fn readme() -> String {
+    fs::read_to_string(root().join("README.md")).expect("the README")
+}
+
+/// The code blocks of one language.
+fn blocks(language: &str) -> Vec<String> {
+    let readme = readme();
+    let fence = format!("```{language}\n");
+    readme.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn the_ten_lines_are_the_example() {
+    let example = fs::read_to_string(root().join("crates/peerage/examples/call.rs")).expect("the example");
+    let (_, code) = example.split_once("\n\n").expect("a line of documentation, then code");
+    assert_eq!(blocks("rust"), [code], "the facade's tests run the example");
+}
+
+#[test]
+fn every_command_of_the_readme_is_run_by_a_test() {
+    let known: BTreeSet<&str> =
+        ELSEWHERE.iter().map(|(command, _)| *command).chain(SERVERS.lines()).chain(CALLS.lines()).collect();
+    let told = blocks("sh").concat();
+    let told: BTreeSet<&str> = told.lines().collect();
+    assert_eq!(told, known);
+}
+
+/// In a network of its own, so that the ports of the README are free and nobody else is heard.
+#[test]
+fn the_commands_of_the_readme_do_what_it_says() {
+    const TEST: &str = "the_commands_of_the_readme_do_what_it_says";
+    let isolated = ["--user", "--map-root-user", "--net"];
+    let possible = Command::new("unshare").args(isolated).arg("true").stderr(Stdio::null()).status();
+    if !possible.is_ok_and(|status| status.success()) {
+        return skipped(TEST, "unprivileged network namespaces are not allowed here");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("a file to list.txt"), "hello").expect("a file");
+
+    // Each server says on stdout when it is ready; a fifo hands that line over.
+    let mut script =
+        String::from("set -eu\nexport PYTHONUNBUFFERED=1\nip link set lo up\ntrap 'kill $(jobs -p)' EXIT\n");
+    for (number, server) in SERVERS.lines().enumerate() {
+        script.push_str(&format!(
+            "mkfifo ready{number}\n{server} >ready{number} 2>>log &\nread -r line <ready{number}\n"
+        ));
+    }
+    script.push_str(CALLS);
+    let bin = Path::new(env!("CARGO_BIN_EXE_peerage")).parent().expect("the command lies in a directory");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("a PATH"));
+    let output = Command::new("timeout")
+        .args(["60", "unshare"])
+        .args(isolated)
+        .args(["bash", "-c", &script])
+        .env("PATH", path)
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare was there before");
+    let said = text(&output.stdout);
+    let log = fs::read_to_string(directory.path().join("log")).unwrap_or_default();
+    assert!(output.status.success(), "{said}\n{}\n{log}", text(&output.stderr));
+    assert!(said.contains("a%20file%20to%20list.txt"), "curl lists the directory: {said}");
+    assert!(said.contains("NODE") && said.contains("files-"), "the peer is listed: {said}");
+    assert!(said.contains("1000 calls, 0 failed"), "the calls succeed: {said}");
+}
