@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -12,8 +12,8 @@ use std::{
 use arc_swap::ArcSwap;
 
 use crate::{
-    Announced, Flags, Generator, Lease, LeaveOut, Member, PeerKey, PeerState, PickError, PickErrorKind,
-    RoundRobin, SECOND, Set, index_below,
+    Announced, Flags, Generator, Lease, LeaveOut, MILLISECOND, Member, PeerKey, PeerState, PickError,
+    PickErrorKind, RoundRobin, SECOND, Set, index_below,
 };
 
 /// How long the state of a peer that left is kept, should it come back (B-1.1).
@@ -21,6 +21,8 @@ const REMEMBERED: u64 = 60 * SECOND;
 /// Peers that left and are remembered. Above it only those with running calls are: somebody announces
 /// thousands of short-lived peers, and then their state is worth nothing.
 const MOST_REMEMBERED: usize = 4_096;
+/// Sets are rebuilt at most that often because of what happens to peers (B-1.3).
+const REBUILT_EVERY: u64 = 10 * MILLISECOND;
 /// Draws before a scan (B-1.4).
 const DRAWS: usize = 4;
 
@@ -76,6 +78,9 @@ pub struct Balancer<P, C = ()> {
     client_seed: u64,
     limit: u32,
     announced: AtomicBool,
+    /// When the set has to be built anew, because a flag was set or ends; [`u64::MAX`] for never.
+    due: AtomicU64,
+    built: AtomicU64,
     /// Never touched by a pick.
     known: Mutex<HashMap<PeerKey, Known<P, C>>>,
 }
@@ -93,13 +98,15 @@ impl<P: Clone, C> Balancer<P, C> {
         let random = settings.seed.map_or_else(Generator::from_system, Generator::seeded);
         let client_seed = random.next_u64();
         Self {
-            set: ArcSwap::from_pointee(Set::new(Vec::new(), client_seed)),
+            set: ArcSwap::from_pointee(Set::new(Box::default(), client_seed, 0)),
             policy: settings.policy,
             turn: RoundRobin::starting_at(random.next_u64()),
             random,
             client_seed,
             limit: settings.limit,
             announced: AtomicBool::new(false),
+            due: AtomicU64::new(u64::MAX),
+            built: AtomicU64::new(0),
             known: Mutex::default(),
         }
     }
@@ -141,9 +148,63 @@ impl<P: Clone, C> Balancer<P, C> {
         for member in &members {
             known.insert(member.key.clone(), Known { member: Arc::clone(member), left_at: None });
         }
-        self.set.store(Arc::new(Set::new(members, self.client_seed)));
+        self.build(members.into(), now);
         self.announced.store(true, Ordering::Release);
         changes
+    }
+
+    /// Takes a peer out until then, because it asked for less (B-3.5).
+    pub fn throttle(&self, member: &Member<P, C>, until: u64, now: u64) {
+        member.state.set_until(Flags::THROTTLED, until);
+        self.flags_changed(now);
+    }
+
+    /// Takes a peer out until then, because it did not prove who it is (B-3.6).
+    pub fn quarantine(&self, member: &Member<P, C>, until: u64, now: u64) {
+        member.state.set_until(Flags::QUARANTINED, until);
+        self.flags_changed(now);
+    }
+
+    /// The peer could not be reached, or kept silent for all the time it had. One that was in doubt already
+    /// is passed over from now on, until the source takes the doubt back; unless there is nobody else.
+    pub fn unreachable(&self, member: &Member<P, C>, now: u64) {
+        if member.state.confirm_doubt() {
+            self.flags_changed(now);
+        }
+    }
+
+    #[cold]
+    fn flags_changed(&self, now: u64) {
+        // The first change at once, more of them together.
+        let due = self.built.load(Ordering::Relaxed).saturating_add(REBUILT_EVERY).max(now);
+        self.due.fetch_min(due, Ordering::Relaxed);
+        self.rebuild_if_due(now);
+    }
+
+    fn rebuild_if_due(&self, now: u64) {
+        if now >= self.due.load(Ordering::Relaxed) {
+            self.rebuild(now);
+        }
+    }
+
+    #[cold]
+    fn rebuild(&self, now: u64) {
+        // Whoever has the lock is building one: no pick waits for that.
+        if let Ok(_known) = self.known.try_lock() {
+            self.build(self.set.load().members().into(), now);
+        }
+    }
+
+    /// Only under the lock.
+    fn build(&self, members: Box<[Arc<Member<P, C>>]>, now: u64) {
+        // Before the flags are read: one that is set meanwhile makes it due again.
+        self.built.store(now, Ordering::Relaxed);
+        self.due.store(u64::MAX, Ordering::Relaxed);
+        let next_end = members.iter().filter_map(|member| member.state.next_end(now)).min();
+        self.set.store(Arc::new(Set::new(members, self.client_seed, now)));
+        if let Some(next_end) = next_end {
+            self.due.fetch_min(next_end, Ordering::Relaxed);
+        }
     }
 
     /// Picks a peer by the policy and counts a call on it.
@@ -152,6 +213,7 @@ impl<P: Clone, C> Balancer<P, C> {
     ///
     /// [`PickError`], whose text tells what keeps each peer out.
     pub fn pick(&self, leave_out: &LeaveOut, now: u64) -> Result<Lease<P, C>, PickError<P, C>> {
+        self.rebuild_if_due(now);
         let set = self.set.load();
         let usable = |member: &&Arc<Member<P, C>>| member.is_usable(leave_out, now);
         let len = set.eligible().len();
@@ -186,6 +248,7 @@ impl<P: Clone, C> Balancer<P, C> {
         now: u64,
         mut choose: impl FnMut(&[P]) -> Option<usize>,
     ) -> Result<Lease<P, C>, PickError<P, C>> {
+        self.rebuild_if_due(now);
         let set = self.set.load();
         let error = |kind| PickError::new(kind, Arc::clone(&set), now);
         if leave_out.is_empty() && !set.eligible().is_empty() {
@@ -198,11 +261,11 @@ impl<P: Clone, C> Balancer<P, C> {
             }
         }
         let usable = |leave_out: &LeaveOut| -> Vec<_> {
-            set.eligible().iter().filter(|member| member.is_usable(leave_out, now)).collect()
+            set.working().filter(|member| member.is_usable(leave_out, now)).collect()
         };
         let mut members = usable(leave_out);
         if members.is_empty() {
-            members.extend(set.eligible().iter().filter(|member| member.is_last_resort(leave_out, now)));
+            members.extend(set.working().filter(|member| member.is_last_resort(leave_out, now)));
         }
         if members.is_empty() && !leave_out.is_empty() {
             members = usable(&LeaveOut::default());
@@ -221,7 +284,7 @@ impl<P: Clone, C> Balancer<P, C> {
         let is_other = |member: &Arc<Member<P, C>>| {
             member.is_usable(leave_out, now) || member.is_last_resort(leave_out, now)
         };
-        self.set.load().eligible().iter().any(is_other)
+        self.set.load().working().any(is_other)
     }
 
     /// The peers as they are now.
@@ -258,7 +321,7 @@ impl<P: Clone, C> Balancer<P, C> {
     ) -> Result<Lease<P, C>, PickError<P, C>> {
         let nobody = LeaveOut::default();
         let least = |is_good: &dyn Fn(&Member<P, C>) -> bool| {
-            let good = set.eligible().iter().filter(|member| is_good(member));
+            let good = set.working().filter(|member| is_good(member));
             good.min_by_key(|member| member.state.pending()).and_then(Lease::begin)
         };
         least(&|member| member.is_last_resort(leave_out, now))
@@ -269,11 +332,11 @@ impl<P: Clone, C> Balancer<P, C> {
 
     #[cold]
     fn error(&self, set: &Arc<Set<P, C>>, now: u64) -> PickError<P, C> {
-        let states = || set.eligible().iter().map(|member| member.state());
+        let states = || set.working().map(|member| member.state());
         let kind = if set.members().is_empty() {
             let announced = self.announced.load(Ordering::Acquire);
             if announced { PickErrorKind::NoPeers } else { PickErrorKind::NotReady }
-        } else if set.eligible().is_empty() {
+        } else if states().next().is_none() {
             PickErrorKind::AllExcluded
         } else if states().all(|state| state.flags(now).contains(Flags::THROTTLED)) {
             let ends = states().filter_map(|state| state.until(now)).min().unwrap_or(now);

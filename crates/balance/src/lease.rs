@@ -51,12 +51,6 @@ impl<P, C> Lease<P, C> {
         Some(now.saturating_sub(since))
     }
 
-    /// The peer could not be reached, or kept silent for all the time it had. One that was in doubt already
-    /// is passed over from now on, until the source takes the doubt back; unless there is nobody else.
-    pub fn unreachable(&self) {
-        self.state().confirm_doubt();
-    }
-
     fn state(&self) -> &PeerState {
         &self.member.state
     }

@@ -256,21 +256,20 @@ impl PeerState {
         flags
     }
 
+    /// When the first of the flags that hold at `now` and end by themselves ends.
+    pub(crate) fn next_end(&self, now: u64) -> Option<u64> {
+        self.ends(now).min()
+    }
+
     /// When the longest of the flags that hold at `now` and end by themselves ends.
     pub fn until(&self, now: u64) -> Option<u64> {
+        self.ends(now).max()
+    }
+
+    fn ends(&self, now: u64) -> impl Iterator<Item = u64> + '_ {
         let flags = self.flags(now);
-        let ends = TIMED.iter().zip(&self.until).filter(|(flag, _)| flags.contains(**flag));
-        ends.map(|(_, until)| until.load(Ordering::Relaxed)).max()
-    }
-
-    /// Takes the peer out because it asked for less (B-3.5).
-    pub fn throttle(&self, until: u64) {
-        self.set_until(Flags::THROTTLED, until);
-    }
-
-    /// Takes the peer out because it did not prove who it is (B-3.6).
-    pub fn quarantine(&self, until: u64) {
-        self.set_until(Flags::QUARANTINED, until);
+        let ends = TIMED.iter().zip(&self.until).filter(move |(flag, _)| flags.contains(**flag));
+        ends.map(|(_, until)| until.load(Ordering::Relaxed))
     }
 
     /// The most calls pending at once.
@@ -288,18 +287,23 @@ impl PeerState {
         self.flags(now).without(Flags::SUSPECT) == Flags::DOWN
     }
 
-    pub(crate) fn confirm_doubt(&self) {
+    /// Takes a peer out that is in doubt anyway. Returns whether that is news.
+    pub(crate) fn confirm_doubt(&self) -> bool {
         // A doubt that is taken back at this moment may be followed by DOWN: the next update mends that.
-        if Flags(self.flags.load(Ordering::Relaxed)).contains(Flags::SUSPECT) {
+        let flags = Flags(self.flags.load(Ordering::Relaxed));
+        let is_news = flags.contains(Flags::SUSPECT) && !flags.contains(Flags::DOWN);
+        if is_news {
             self.set_flag(Flags::DOWN, true);
         }
+        is_news
     }
 
     pub(crate) fn is_full(&self) -> bool {
         self.pending() >= self.limit()
     }
 
-    fn set_until(&self, flag: Flags, until: u64) {
+    /// Sets a flag that ends by itself. The longer of two times holds.
+    pub(crate) fn set_until(&self, flag: Flags, until: u64) {
         let Some((_, end)) = TIMED.iter().zip(&self.until).find(|(timed, _)| **timed == flag) else { return };
         // The end first: who sees the flag (acquire) sees an end at least as late.
         end.fetch_max(until, Ordering::Relaxed);
@@ -405,12 +409,12 @@ mod tests {
     #[test]
     fn b_timed_flags_end_by_themselves() {
         let state = PeerState::new(1);
-        state.throttle(100);
-        state.throttle(50);
+        state.set_until(Flags::THROTTLED, 100);
+        state.set_until(Flags::THROTTLED, 50);
         assert!(state.flags(99).contains(Flags::THROTTLED), "the longer of two throttles holds");
         assert_eq!(state.until(99), Some(100));
         assert!(!state.is_open(99) && state.is_open(100));
-        state.quarantine(200);
+        state.set_until(Flags::QUARANTINED, 200);
         assert_eq!(state.flags(150), Flags::QUARANTINED);
         assert_eq!((state.until(150), state.until(200)), (Some(200), None));
         state.set_flag(Flags::SUSPECT, true);

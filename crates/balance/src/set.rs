@@ -8,7 +8,7 @@ use crate::{LeaveOut, Member, mix};
 #[derive(Debug)]
 pub struct Set<P, C = ()> {
     members: Box<[Arc<Member<P, C>>]>,
-    /// The members that take new work, in the order they were announced.
+    /// The members that take new work and have no flag but SUSPECT, in the order they were announced.
     eligible: Box<[Arc<Member<P, C>>]>,
     /// The peers of `eligible`, in the same order: what a picker of the caller sees.
     peers: Box<[P]>,
@@ -17,8 +17,9 @@ pub struct Set<P, C = ()> {
 }
 
 impl<P: Clone, C> Set<P, C> {
-    pub(crate) fn new(members: Vec<Arc<Member<P, C>>>, client_seed: u64) -> Self {
-        let eligible: Box<[_]> = members.iter().filter(|member| member.weight.get() > 0).cloned().collect();
+    pub(crate) fn new(members: Box<[Arc<Member<P, C>>]>, client_seed: u64, now: u64) -> Self {
+        let is_eligible = |member: &&Arc<Member<P, C>>| member.takes_work() && member.state.is_open(now);
+        let eligible: Box<[_]> = members.iter().filter(is_eligible).cloned().collect();
         let peers = eligible.iter().map(|member| member.peer.clone()).collect();
         let mut keyed: Vec<_> = eligible
             .iter()
@@ -27,7 +28,7 @@ impl<P: Clone, C> Set<P, C> {
             .collect();
         keyed.sort_unstable();
         let order = keyed.into_iter().map(|(_, index)| index).collect();
-        Self { members: members.into(), eligible, peers, order }
+        Self { members, eligible, peers, order }
     }
 }
 
@@ -37,9 +38,14 @@ impl<P, C> Set<P, C> {
         &self.members
     }
 
-    /// Those that take new work, in the order they were announced.
+    /// Those that take new work and that nothing is held against, in the order they were announced.
     pub fn eligible(&self) -> &[Arc<Member<P, C>>] {
         &self.eligible
+    }
+
+    /// Those that take new work, whatever is held against them.
+    pub(crate) fn working(&self) -> impl Iterator<Item = &Arc<Member<P, C>>> {
+        self.members.iter().filter(|member| member.takes_work())
     }
 
     pub(crate) fn peers(&self) -> &[P] {
@@ -54,6 +60,10 @@ impl<P, C> Set<P, C> {
 }
 
 impl<P, C> Member<P, C> {
+    pub(crate) const fn takes_work(&self) -> bool {
+        self.weight.get() > 0
+    }
+
     /// Whether a pick may take it (B-1.4 step 3).
     pub(crate) fn is_usable(&self, leave_out: &LeaveOut, now: u64) -> bool {
         self.state.is_open(now) && self.has_room(leave_out)

@@ -227,8 +227,8 @@ fn b_each_reason_of_an_empty_pick() {
 
     balancer.update(0, ids(2).iter().map(|id| announced(id)));
     let set = balancer.set();
-    set.members()[0].state().throttle(5_000_000_000);
-    set.members()[1].state().throttle(2_000_000_000);
+    balancer.throttle(&set.members()[0], 5_000_000_000, 0);
+    balancer.throttle(&set.members()[1], 2_000_000_000, 0);
     assert_eq!(kind(0), PickErrorKind::AllThrottled { retry_after: std::time::Duration::from_secs(2) });
     let error = balancer.pick(&LeaveOut::default(), 0).unwrap_err();
     assert_eq!(
@@ -242,7 +242,7 @@ fn b_each_reason_of_an_empty_pick() {
         "its pause is over"
     );
 
-    set.members()[1].state().quarantine(u64::MAX);
+    balancer.quarantine(&set.members()[1], u64::MAX, 2_000_000_000);
     assert_eq!(kind(3_000_000_000), PickErrorKind::AllExcluded, "kept out for two reasons");
 }
 
@@ -268,6 +268,26 @@ fn b_a_suspect_peer_stays_usable() {
 }
 
 #[test]
+fn b_the_share_of_a_peer_that_is_out_is_spread_over_all() {
+    let balancer = balancer(4, seeded(3));
+    balancer.throttle(&balancer.set().members()[2], 1_000_000_000, 20_000_000);
+    let picks = |now: u64| {
+        let picks = (0..600).map(|_| balancer.pick(&LeaveOut::default(), now).unwrap().peer().clone());
+        counts(4, picks.collect::<Vec<_>>())
+    };
+    assert_eq!(picks(20_000_000), [200, 200, 0, 200], "at once, and its neighbour gets no more than others");
+    balancer.throttle(&balancer.set().members()[1], 2_000_000_000, 21_000_000);
+    assert_eq!(
+        picks(21_000_000)[1..3],
+        [0, 0],
+        "the list is not built anew so soon, and still it is not picked"
+    );
+    assert_eq!(picks(30_000_000), [300, 0, 0, 300]);
+    assert_eq!(picks(1_000_000_000), [200, 0, 200, 200], "the first pause is over");
+    assert_eq!(picks(2_000_000_000), [150; 4]);
+}
+
+#[test]
 fn b_a_suspect_peer_that_cannot_be_reached_is_the_last_resort() {
     let balancer = balancer(2, seeded(1));
     let by_hand = |leave_out: &LeaveOut| {
@@ -275,7 +295,8 @@ fn b_a_suspect_peer_that_cannot_be_reached_is_the_last_resort() {
     };
     let unreachable = |id: &str| {
         let others = if id == "peer-0" { without(&["peer-1"]) } else { without(&["peer-0"]) };
-        balancer.pick(&others, 0).unwrap().unreachable();
+        let lease = balancer.pick(&others, 0).unwrap();
+        balancer.unreachable(lease.member(), 0);
     };
     unreachable("peer-0");
     assert_eq!(
@@ -378,12 +399,19 @@ fn b_a_chooser_of_the_caller_sees_what_can_be_used() {
         (Ok("peer-0".into()), vec![all.clone()]),
         "tried ones are better than none"
     );
-    balancer.set().members()[0].state().throttle(10);
-    assert_eq!(seen(&LeaveOut::default(), 5), (Ok("peer-1".into()), vec![all, "peer-1 peer-2".into()]));
+    balancer.throttle(&balancer.set().members()[0], 10, 0);
+    assert_eq!(
+        seen(&LeaveOut::default(), 0),
+        (Ok("peer-1".into()), vec![all.clone(), "peer-1 peer-2".into()])
+    );
+    // The list is built anew after 10 ms, and when the pause is over.
+    balancer.throttle(&balancer.set().members()[0], 30_000_000, 0);
+    assert_eq!(seen(&LeaveOut::default(), 10_000_000), (Ok("peer-1".into()), vec!["peer-1 peer-2".into()]));
+    assert_eq!(seen(&LeaveOut::default(), 30_000_000), (Ok("peer-0".into()), vec![all]));
 
     let none = balancer.pick_by(&LeaveOut::default(), 0, |_| None).unwrap_err();
     assert_eq!(none.kind(), PickErrorKind::NoneChosen);
-    let beyond = balancer.pick_by(&LeaveOut::default(), 20, |peers| Some(peers.len())).unwrap_err();
+    let beyond = balancer.pick_by(&LeaveOut::default(), 40_000_000, |peers| Some(peers.len())).unwrap_err();
     assert_eq!(beyond.kind(), PickErrorKind::NoneChosen);
     let empty: Ids = Balancer::new(seeded(1));
     assert_eq!(
@@ -459,7 +487,7 @@ proptest! {
         let mut leave_out = LeaveOut::default();
         for (peer, throttled) in out {
             let Some(member) = balancer.member(&key(&format!("peer-{peer}"))) else { continue };
-            if throttled { member.state().throttle(10) } else { leave_out.add(member.key()) }
+            if throttled { balancer.throttle(&member, 10, 0) } else { leave_out.add(member.key()) }
         }
         let open = |member: &peerage_balance::Member<String>| member.state().flags(5) == Flags::default();
         let set = balancer.set();

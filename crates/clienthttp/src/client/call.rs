@@ -495,7 +495,8 @@ impl<'c> Call<'c> {
         members.answered(lease.member(), time);
         if let Some(pause) = retry_after {
             let pause = pause.min(LONGEST_THROTTLE).as_nanos();
-            lease.member().state().throttle(time.saturating_add(pause as u64)); // half a minute at most
+            // Half a minute at most.
+            members.balancer().throttle(lease.member(), time.saturating_add(pause as u64), time);
         }
         self.attempts.push(Attempt {
             peer: PeerInfo::new(lease.peer().clone()),
@@ -516,11 +517,10 @@ impl<'c> Call<'c> {
         lease.head(outcome, time);
         match error.kind {
             FailureKind::Connect | FailureKind::ConnectTimeout | FailureKind::Tls | FailureKind::Timeout => {
-                lease.unreachable();
                 members.unreachable(lease.member(), time);
             }
             FailureKind::Identity => {
-                lease.member().state().quarantine(time.saturating_add(QUARANTINE));
+                members.balancer().quarantine(lease.member(), time.saturating_add(QUARANTINE), time);
                 error!(peerage.node_id = %escape(lease.peer().node_id()), "peer did not prove who it is");
             }
             _ => {}
@@ -546,7 +546,6 @@ impl<'c> Call<'c> {
         let time = members.at(now);
         lease.head(outcome, time);
         if is_blamed {
-            lease.unreachable();
             members.unreachable(lease.member(), time);
         }
         self.attempts.push(Attempt {

@@ -232,6 +232,7 @@ impl Members {
 
     /// The peer could not be reached, or did not answer in the time it should.
     pub(crate) fn unreachable(&self, member: &Member, now: u64) {
+        self.balancer.unreachable(member, now);
         member.attached().reported_alive.store(NEVER, Ordering::Relaxed);
         self.discovery.report(member.peer().node_id(), Report::Unreachable);
         let last = self.refreshed.load(Ordering::Relaxed);

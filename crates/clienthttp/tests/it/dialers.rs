@@ -175,7 +175,7 @@ async fn h038_a_silent_web_server_costs_the_time_of_the_call() {
             .unwrap();
         let began = Instant::now();
         let error = client.get("/").send().await.unwrap_err();
-        assert!((100..120).contains(&began.elapsed().as_millis()), "{version:?}: {:?}", began.elapsed());
+        assert!((100..160).contains(&began.elapsed().as_millis()), "{version:?}: {:?}", began.elapsed());
         assert!(error.is_timeout(), "{error:?}");
     }
 }
