@@ -29,6 +29,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::skipped;
+
 /// The environment variable without which long tests in namespaces are skipped.
 pub const WANTED: &str = "PEERAGE_NETNS";
 const MARK: &str = "PEERAGE_NETNS_TEST";
@@ -80,7 +82,7 @@ impl Network {
     /// If the test fails inside, with everything it printed.
     pub fn enter(test: &str, layout: Layout) -> Option<Self> {
         if !Self::is_here(test) && std::env::var_os(WANTED).is_none() {
-            skip(test, &format!("it is slow, and {WANTED} is not set (cargo xtask netns)"));
+            skipped(test, &format!("it is slow, and {WANTED} is not set (cargo xtask netns)"));
             return None;
         }
         Self::enter_always(test, layout)
@@ -97,7 +99,7 @@ impl Network {
             return Some(Self { pid_of_b });
         }
         let Some(unshare) = unshare() else {
-            skip(test, "network namespaces are forbidden here, or unshare, nsenter or ip are missing");
+            skipped(test, "network namespaces are forbidden here, or unshare, nsenter or ip are missing");
             return None;
         };
         let binary = std::env::current_exe().expect("a test binary knows its path");
@@ -236,6 +238,11 @@ impl Actor {
         Some(words)
     }
 
+    /// Everything that it said so far, as far as it was waited for.
+    pub fn heard(&self) -> &[String] {
+        &self.heard
+    }
+
     /// Waits until it says something that begins with `words`, up to 10 s.
     ///
     /// # Panics
@@ -335,11 +342,6 @@ impl Role {
     pub fn told(&self) -> impl Iterator<Item = String> {
         std::io::stdin().lines().map_while(Result::ok)
     }
-}
-
-/// Says that a test was skipped, in a line that the summary of a run collects.
-pub fn skip(test: &str, reason: &str) {
-    print(&format!("SKIPPED {test}: {reason}"));
 }
 
 /// Writes a figure down that a test measured; shown outside of the network as well.

@@ -46,7 +46,7 @@ pub(super) struct TypesRequest {
 }
 
 /// The question for all types (RFC 6763 §9).
-const ALL_TYPES: &str = "_services._dns-sd._udp.local.";
+pub(super) const ALL_TYPES: &str = "_services._dns-sd._udp.local.";
 /// How often a command is repeated that the library's full queue did not take, and how long after.
 const AGAIN_LIMIT: u8 = 10;
 const AGAIN_AFTER: Duration = Duration::from_millis(2);
@@ -89,6 +89,8 @@ struct BrowseDaemon {
     asked: VecDeque<Asked>,
     ask_again: Option<Instant>,
     all_types: Vec<TypesBrowse>,
+    /// The daemon went, and the tables were not told yet.
+    is_deaf: bool,
 }
 
 /// A command that the library has not taken yet.
@@ -382,6 +384,7 @@ impl BrowseDaemon {
             asked: VecDeque::new(),
             ask_again: None,
             all_types: Vec::new(),
+            is_deaf: false,
         }
     }
 
@@ -637,6 +640,7 @@ impl BrowseDaemon {
             browse.current = None;
             browse.old = None;
         }
+        self.is_deaf = true;
         for request in &mut self.all_types {
             request.events = None;
         }
@@ -664,11 +668,16 @@ impl BrowseDaemon {
     /// What is due by time alone. `true` if the status may have changed.
     fn pass_time(&mut self, now: Instant, unpublished: &mut Vec<Publisher>) -> bool {
         let mut changed = false;
+        let domains: Vec<String> = self.types.keys().cloned().collect();
+        if std::mem::take(&mut self.is_deaf) {
+            for domain in &domains {
+                self.input_all(domain, &Input::Down, now, unpublished);
+            }
+        }
         if self.retry.is_some_and(|at| at <= now) {
             self.open(now);
             changed = true;
         }
-        let domains: Vec<String> = self.types.keys().cloned().collect();
         for domain in &domains {
             let Some(browse) = self.types.get_mut(domain) else { continue };
             if browse.tables.iter().any(|s| s.machine.deadline().is_some_and(|at| at <= now)) {

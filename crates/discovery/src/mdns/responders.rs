@@ -7,7 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use mdns_sd::{DaemonEvent, DaemonStatus, IfKind, IfPredicate, ServiceDaemon, ServiceInfo, TxtProperty};
+use mdns_sd::{
+    DaemonEvent, DaemonStatus, IfKind, IfPredicate, ServiceDaemon, ServiceInfo, TxtProperty, UnregisterStatus,
+};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -41,10 +43,10 @@ pub(super) enum Update {
     Port(u16),
 }
 
-/// The library repeats a goodbye after 120 ms; looked for from here on.
+/// The library repeats a goodbye 120 ms after it said it; looked for from here on.
 const GOODBYE_REPEATED: Duration = Duration::from_millis(125);
-/// `close` waits no longer than this.
-const GOODBYE_LIMIT: Duration = Duration::from_millis(280);
+/// A goodbye takes 130 ms. A daemon that has not said it after this long is not waited for.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 /// How long a daemon may take to end.
 const END_LIMIT: Duration = Duration::from_secs(2);
 /// A command that the library's full queue did not take is repeated after this.
@@ -92,10 +94,16 @@ struct Service {
     goodbye: Option<Goodbye>,
 }
 
+/// The steps of a goodbye: said, repeated, proved to be repeated.
 struct Goodbye {
-    since: Instant,
-    /// Set when the repetition was asked about. The daemon looks at commands before it sends what is due, so the
-    /// second answer proves that it was sent.
+    /// Given up then.
+    until: Instant,
+    /// Answered when it was said for the first time.
+    said: Option<Events<UnregisterStatus>>,
+    /// When to look whether it was repeated.
+    look: Option<Instant>,
+    /// The look. The daemon looks at commands before it sends what is due, so the second answer proves that the
+    /// repetition was sent.
     asked: Option<Events<DaemonStatus>>,
     answers: u8,
     waiting: Vec<oneshot::Sender<()>>,
@@ -145,11 +153,13 @@ impl Responders {
                 Some(goodbye) => goodbye.waiting.push(done),
                 none => {
                     service.due = None;
-                    let was_said =
-                        responder.daemon.as_ref().is_some_and(|d| unregister(&d.handle, &full_name));
+                    let said = responder.daemon.as_ref().and_then(|d| d.handle.unregister(&full_name).ok());
+                    responder.has_news = true;
                     *none = Some(Goodbye {
                         // Without a daemon there is nothing to wait for.
-                        since: if was_said { now } else { now - GOODBYE_LIMIT },
+                        until: if said.is_some() { now + GOODBYE_LIMIT } else { now },
+                        said: said.map(events),
+                        look: None,
                         asked: None,
                         answers: 0,
                         waiting: vec![done],
@@ -366,21 +376,8 @@ impl Responder {
             }
         }
         for service in self.services.values_mut() {
-            if let Some(goodbye) = &mut service.goodbye
-                && let Some(asked) = &mut goodbye.asked
-            {
-                match asked.as_mut().poll_next(cx) {
-                    Poll::Ready(Some(_)) => {
-                        goodbye.asked = None;
-                        goodbye.answers += 1;
-                    }
-                    // The daemon is gone, and with it whatever was to be said.
-                    Poll::Ready(None) => {
-                        goodbye.asked = None;
-                        goodbye.answers = 2;
-                    }
-                    Poll::Pending => {}
-                }
+            if let Some(goodbye) = &mut service.goodbye {
+                goodbye.drain(cx, now);
             }
         }
         changed
@@ -413,7 +410,8 @@ impl Responder {
             "another host announces this node id"
         );
         if let Some(daemon) = &self.daemon {
-            unregister(&daemon.handle, &service.full_name);
+            // The answer is of no interest.
+            let _answer = daemon.handle.unregister(&service.full_name);
         }
         self.renamed.insert(service.full_name.clone());
         if service.registration.on_conflict == OnConflict::Suffix && !service.has_suffix {
@@ -591,8 +589,8 @@ impl Service {
     fn ask_about_goodbye(&mut self, daemon: &ServiceDaemon, now: Instant) -> bool {
         if let Some(goodbye) = &mut self.goodbye
             && goodbye.asked.is_none()
+            && goodbye.look.is_some_and(|at| at <= now)
             && goodbye.answers < 2
-            && goodbye.since + GOODBYE_REPEATED <= now
         {
             goodbye.asked = daemon.status().ok().map(events);
             return goodbye.asked.is_some();
@@ -602,26 +600,42 @@ impl Service {
 }
 
 impl Goodbye {
+    fn drain(&mut self, cx: &mut Context<'_>, now: Instant) {
+        if let Some(said) = &mut self.said
+            && let Poll::Ready(answer) = said.as_mut().poll_next(cx)
+        {
+            self.said = None;
+            match answer {
+                Some(UnregisterStatus::OK) => self.look = Some(now + GOODBYE_REPEATED),
+                // It was never announced, or the daemon is gone.
+                _ => self.until = now,
+            }
+        }
+        if let Some(asked) = &mut self.asked
+            && let Poll::Ready(answer) = asked.as_mut().poll_next(cx)
+        {
+            self.asked = None;
+            self.answers += 1;
+            if answer.is_none() {
+                self.until = now;
+            }
+        }
+    }
+
     fn is_over(&self, now: Instant) -> bool {
-        self.answers >= 2 || self.since + GOODBYE_LIMIT <= now
+        self.answers >= 2 || self.until <= now
     }
 
     fn deadline(&self) -> Instant {
-        if self.asked.is_some() || self.answers > 0 {
-            self.since + GOODBYE_LIMIT
-        } else {
-            self.since + GOODBYE_REPEATED
+        match self.look {
+            Some(look) if self.asked.is_none() => look.min(self.until),
+            _ => self.until,
         }
     }
 }
 
 fn allowed(policies: &Policies, interface: &if_addrs::Interface) -> bool {
     policies.read().unwrap_or_else(PoisonError::into_inner).iter().any(|watch| watch.allows(interface))
-}
-
-/// Says goodbye; `true` if the library took it.
-fn unregister(daemon: &ServiceDaemon, full_name: &str) -> bool {
-    daemon.unregister(full_name).is_ok()
 }
 
 /// Four hex digits that nobody else has at this moment.

@@ -8,6 +8,8 @@ mod file;
 mod filtered;
 mod fixed;
 mod lifecycle;
+#[cfg(feature = "mdns")]
+mod mdns;
 mod merge;
 mod stream;
 mod table;

@@ -141,6 +141,12 @@ impl Machine {
     /// 5 s after a browse began: who has not been heard in it is gone (rule 12).
     pub(super) fn judge(&mut self, generation: u64, now: Instant, out: &mut Vec<Output>) {
         if self.freeze.is_on(now) {
+            for entry in self.entries.values_mut() {
+                if entry.doubt.is_some_and(|d| d.fate == Fate::Judgement) {
+                    entry.doubt = None;
+                    out.push(Output::Clear(Arc::clone(&entry.node_id)));
+                }
+            }
             return;
         }
         // First those that only wait for a node id, so that none of them moves up who is gone itself.
@@ -182,27 +188,48 @@ impl Machine {
     }
 
     /// The browse that confirms one goodbye makes the library forget others that were said in the same second, and it
-    /// will never report them. Whoever did not answer while everybody alive had time to is asked once more.
+    /// will never report them. Whoever did not answer while everybody alive had time to is in doubt, and asked once
+    /// more; only the judgement takes it away, for in a flood of packets the answers of the living are lost, too.
     pub(super) fn ask_stragglers(&mut self, generation: u64, now: Instant, out: &mut Vec<Output>) {
-        /// More are not a few that left together but a slow network, and rule 12 decides.
+        /// More are not a few that left together but a slow network.
         const FEW: usize = 16;
-        let silent: Vec<Arc<str>> = self
-            .nodes
-            .values()
-            .map(|n| &n.listed)
-            .filter(|key| {
-                self.entries.get(*key).is_some_and(|e| {
-                    e.generation < generation && e.doubt.is_none() && e.alive_until(now).is_none()
-                })
+        let is_silent = |key: &Arc<str>| {
+            self.entries.get(key).is_some_and(|e| {
+                e.generation < generation && e.doubt.is_none() && e.alive_until(now).is_none()
             })
-            .cloned()
-            .collect();
-        if silent.len() > FEW || self.freeze.is_on(now) {
+        };
+        let silent: Vec<Arc<str>> =
+            self.nodes.values().map(|n| &n.listed).filter(|key| is_silent(key)).cloned().collect();
+        if silent.is_empty() || silent.len() > FEW || self.freeze.is_on(now) {
             return;
         }
         for key in silent {
-            self.withdraw(&key, now, out);
-            self.arm(&key);
+            if let Some(entry) = self.entries.get_mut(&key) {
+                let why = SuspectWhy::Silent;
+                entry.doubt = Some(Doubt { why, fate: Fate::Judgement, reported: false });
+                out.push(Output::Suspect(Arc::clone(&entry.node_id), why));
+            }
+        }
+        out.push(Output::Fresh(FreshBrowse::Withdrawn));
+    }
+
+    /// The daemon is gone: what was asked will not be answered, and silence proves nothing until the next browse.
+    pub(super) fn deafened(&mut self) {
+        self.judgements.clear();
+        self.stragglers = None;
+        self.unconfirmed.clear();
+        for key in self.listed_keys() {
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            if let Some(check) = &mut entry.check {
+                check.how = How::Fresh;
+                check.due = None;
+            }
+            if let Some(Doubt { fate: fate @ (Fate::Confirm { .. } | Fate::Judgement), .. }) =
+                &mut entry.doubt
+            {
+                *fate = Fate::Confirm { until: None };
+                self.unconfirmed.push(key);
+            }
         }
     }
 
@@ -214,7 +241,7 @@ impl Machine {
         };
         let Some(doubt) = entry.doubt else { return };
         let (until, asked) = match doubt.fate {
-            Fate::Check | Fate::Confirm { until: None } => return,
+            Fate::Check | Fate::Judgement | Fate::Confirm { until: None } => return,
             Fate::Confirm { until: Some(until) } => (until, None),
             Fate::Hold { until, asked } => (until, Some(asked)),
             Fate::Lost { until } => (until, None),
@@ -271,7 +298,7 @@ impl Machine {
         }
         entry.check_again = None;
         match &mut entry.doubt {
-            Some(Doubt { fate: Fate::Check, .. }) => {
+            Some(Doubt { fate: Fate::Check | Fate::Judgement, .. }) => {
                 entry.doubt = None;
                 out.push(Output::Clear(Arc::clone(&entry.node_id)));
             }
@@ -344,7 +371,7 @@ impl Machine {
             check.contested |= contested;
             return;
         }
-        if entry.doubt.is_some_and(|d| !matches!(d.fate, Fate::Check)) {
+        if entry.doubt.is_some_and(|d| !matches!(d.fate, Fate::Check | Fate::Judgement)) {
             // Its being there is in question already.
             return;
         }

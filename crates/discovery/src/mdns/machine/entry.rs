@@ -47,6 +47,8 @@ pub(super) struct Doubt {
 pub(super) enum Fate {
     /// The running [`Check`].
     Check,
+    /// The judgement of the running browse, as for everybody (rule 12).
+    Judgement,
     /// The fresh browse: gone if not resolved in time. The time is known once the browse has begun.
     Confirm { until: Option<Instant> },
     /// Missing, but somebody reaches it: gone at the first complaint, or when nobody has reached it for a while.
@@ -144,7 +146,7 @@ impl Entry {
             Place::Listed | Place::Aside => None,
         };
         let doubt = self.doubt.and_then(|d| match d.fate {
-            Fate::Check => None,
+            Fate::Check | Fate::Judgement => None,
             Fate::Confirm { until } => until,
             Fate::Hold { until, .. } | Fate::Lost { until } => Some(until),
         });

@@ -71,6 +71,8 @@ pub(crate) enum Input {
     Removed(String),
     /// The subscription was lost; events are missing.
     Lost,
+    /// The daemon is gone; another one will follow.
+    Down,
     /// The interfaces as they are now.
     Interfaces(Arc<IfTable>),
     /// What this process advertises under this type.
@@ -189,6 +191,7 @@ impl Machine {
             Input::Resolved(record) => self.resolved(record, now, out),
             Input::Removed(full_name) => self.removed(&key_of(&full_name), now, out),
             Input::Lost => self.freeze.note_loss(now),
+            Input::Down => self.deafened(),
             Input::Interfaces(table) => self.interfaces_changed(table, now, out),
             Input::Own(own) => self.own_changed(own, now, out),
             Input::Report(node_id, report) => self.report(&node_id, report, now, out),

@@ -139,7 +139,7 @@ fn d074_a_hundred_withdrawals_in_ten_milliseconds_are_one_fresh_browse() {
 }
 
 #[test]
-fn t03_sm_two_goodbyes_in_one_second_are_both_noticed() {
+fn t03_sm_the_second_of_two_goodbyes_in_one_second_is_doubted_soon() {
     // The library reports a goodbye a second after it was said. The fresh browse that confirms the first makes it
     // forget the second, so only the silence of that one can tell.
     let mut script = with_dead(&["p1", "p2"]);
@@ -153,8 +153,27 @@ fn t03_sm_two_goodbyes_in_one_second_are_both_noticed() {
             "5000 joined p3",
             "6000 suspected p1 withdrawn",
             "6304 left p1 goodbye",
-            "7301 suspected p2 withdrawn",
-            "7604 left p2 goodbye"
+            "7301 suspected p2 silent",
+            "11001 left p2 silent"
+        ]
+    );
+}
+
+#[test]
+fn one_that_answers_late_is_doubted_and_cleared() {
+    let mut script = with_dead(&["p1"]);
+    script.resolved(record("slow"));
+    script.world.push((record("slow"), 1_600));
+    script.later(7_000, Input::Removed(full("p1")));
+    script.until(30_000);
+    assert_eq!(
+        script.news(),
+        [
+            "5000 joined slow",
+            "7000 suspected p1 withdrawn",
+            "7303 left p1 goodbye",
+            "8301 suspected slow silent",
+            "8601 cleared slow"
         ]
     );
 }

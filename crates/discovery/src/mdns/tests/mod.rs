@@ -140,6 +140,7 @@ impl Script {
     /// The subscription is lost; another daemon follows.
     fn lose(&mut self) {
         self.input(Input::Lost);
+        self.input(Input::Down);
         self.browse.daemon_down();
         let up = self.now + self.losses.note(self.now);
         self.schedule(up, Step::DaemonUp);

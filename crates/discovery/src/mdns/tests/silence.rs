@@ -170,14 +170,25 @@ fn d086_sm_a_daemon_that_is_gone_leaves_the_list_as_it_is() {
     let mut script = Script::new();
     script.resolved(record("p1"));
     script.world.push((record("p1"), 40));
-    script.until(5_000);
+    script.until(2_000);
+    // In the middle of a fresh browse and a verification.
+    script.input(Input::Refresh);
+    script.report("p1", Report::Unreachable);
+    script.removed("p1");
+    script.until(2_010);
+    script.input(Input::Down);
     script.browse.daemon_down();
+    script.steps.clear();
     script.until(65_000);
-    assert_eq!(script.news(), ["0 joined p1"], "without a daemon nobody is judged");
+    assert_eq!(
+        script.news(),
+        ["0 joined p1", "2000 suspected p1 unreachable"],
+        "without a daemon nobody is judged"
+    );
     let action = script.browse.daemon_up(script.now);
     script.act(action);
     script.until(80_000);
-    assert_eq!(script.news(), [""; 0]);
+    assert_eq!(script.news(), ["65045 cleared p1"]);
 }
 
 #[test]

@@ -353,14 +353,20 @@ async fn sv_p19_s062_long_chains_and_mazes_are_refused_cheaply() {
         ("a maze", a.server(&[NODE]).with_chain(maze), UnknownIssuer),
     ] {
         let server = ServerTls::new(identity(&server));
-        let began = Instant::now();
+        let before = cpu_time();
         let (seen, told) = refusals(meet(&client, NODE, &server).await);
-        let took = began.elapsed();
+        let took = cpu_time().zip(before).map(|(after, before)| after - before);
         assert_eq!(seen, Ours(expected), "{what}");
         assert!(matches!(told, Theirs(BadCertificate | UnknownIssuer)), "{what}: {told:?}");
-        // Both sides of the handshake are in it, on a machine that may be busy.
-        assert!(took < 3 * Duration::from_millis(100), "{what} took {took:?}, the limit is 100 ms of CPU");
+        // Both sides of the handshake are in it.
+        assert!(took.is_none_or(|took| took <= Duration::from_millis(100)), "{what} took {took:?} of CPU");
     }
+}
+
+/// What this thread, on which the whole of a test runs, has used; `None` where the system does not say.
+fn cpu_time() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
 #[tokio::test]
