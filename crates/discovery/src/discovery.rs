@@ -75,7 +75,8 @@ pub trait Discovery: Send + Sync + fmt::Debug + 'static {
     /// All changes from now on.
     fn subscribe(&self) -> Subscription;
 
-    /// Waits until `min` peers are up, and returns the snapshot that has them. `min` 0 is at once.
+    /// Waits until `min` peers are up, and returns the snapshot that has them. `min` 0 is at once. Works in
+    /// any executor; in a tokio runtime it uses that one's timers, which must be enabled.
     ///
     /// # Errors
     ///

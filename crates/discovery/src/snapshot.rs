@@ -28,18 +28,22 @@ impl Snapshot {
     }
 
     /// `peers` in the order of their node ids.
-    pub(crate) fn from_sorted_by_node_id(version: u64, mut peers: Vec<Peer>, status: Status) -> Self {
+    pub(crate) fn from_sorted_by_node_id(version: u64, peers: Vec<Peer>, status: Status) -> Self {
         let up = peers.iter().filter(|peer| peer.is_up()).count();
-        let by_node_id = if peers.is_sorted_by_key(Peer::priority) {
-            None
-        } else {
-            // Stable: within a priority the order of node ids stays.
-            peers.sort_by_key(Peer::priority);
-            let mut order: Vec<u32> = (0..).take(peers.len()).collect();
-            order.sort_by_key(|&at| peers.get(at as usize).map(Peer::node_id));
-            Some(order.into())
-        };
-        Self(Arc::new(Inner { version, peers: peers.into(), up, status, by_node_id }))
+        if peers.is_sorted_by_key(Peer::priority) {
+            return Self(Arc::new(Inner { version, peers: peers.into(), up, status, by_node_id: None }));
+        }
+        let mut ranked: Vec<(u32, Peer)> = (0..).zip(peers).collect();
+        // Stable: within a priority the order of node ids stays.
+        ranked.sort_by_key(|(_, peer)| peer.priority());
+        let mut by_node_id: Box<[u32]> = ranked.iter().map(|_| 0).collect();
+        for (place, &(among_ids, _)) in (0..).zip(&ranked) {
+            if let Some(slot) = by_node_id.get_mut(among_ids as usize) {
+                *slot = place;
+            }
+        }
+        let peers = ranked.into_iter().map(|(_, peer)| peer).collect();
+        Self(Arc::new(Inner { version, peers, up, status, by_node_id: Some(by_node_id) }))
     }
 
     /// The same peers under another status.

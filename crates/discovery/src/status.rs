@@ -115,6 +115,20 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// Whether nothing can be heard of the peers while it lasts.
+    pub(crate) fn is_blind(&self) -> bool {
+        match self {
+            Self::NoSocket
+            | Self::DaemonLost
+            | Self::FileMissing
+            | Self::FileUnreadable { .. }
+            | Self::FileInvalid { .. }
+            | Self::SourceFailed { .. } => true,
+            // Of a merge in a merge, some parts can be heard.
+            Self::EventOverflow | Self::ManyForMdns | Self::Sources(_) | Self::Other(_) => false,
+        }
+    }
+
     /// A name of the variant that never changes.
     pub fn as_str(&self) -> &'static str {
         match self {

@@ -291,17 +291,18 @@ impl Table {
         joined.sort_by_key(Peer::priority);
         rest.sort_by_key(|(_, new)| new.priority());
 
-        let left = left.into_iter().map(|(peer, reason)| Change::Left { peer, reason });
-        let joined = joined.into_iter().map(Change::Joined);
-        let rest = rest.into_iter().flat_map(|(old, new)| {
+        let mut changes = Vec::with_capacity(left.len() + joined.len() + 2 * rest.len() + 1);
+        changes.extend(left.into_iter().map(|(peer, reason)| Change::Left { peer, reason }));
+        changes.extend(joined.into_iter().map(Change::Joined));
+        for (old, new) in rest {
             let state = (old.state() != new.state()).then(|| match new.state() {
                 PeerState::Up => Change::Cleared(new.clone()),
                 PeerState::Suspect { .. } => Change::Suspected(new.clone()),
             });
             let update = (!old.differs_in_state_only(&new)).then_some(Change::Updated { old, new });
-            update.into_iter().chain(state)
-        });
-        left.chain(joined).chain(rest).collect()
+            changes.extend(update.into_iter().chain(state));
+        }
+        changes
     }
 }
 

@@ -1,6 +1,7 @@
 //! What several sources make together. Pure: changes and instants in, edits of a table out.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
@@ -15,7 +16,7 @@ use crate::{
     table::{Put, Table},
 };
 
-/// How long what an ended source said is believed.
+/// How long what a source said is believed while nothing is heard of it.
 pub(super) const KEPT: Duration = Duration::from_secs(300);
 /// How long the source in use is without a peer before the next one is used.
 pub(super) const DOWN: Duration = Duration::from_secs(3);
@@ -54,8 +55,12 @@ struct Source {
     /// Whether it has an `Up` peer, and since when that is so.
     is_up: bool,
     turned: Instant,
-    /// When it ended by itself.
-    ended: Option<Instant>,
+    /// Whether it ended by itself, or never started.
+    has_ended: bool,
+    /// Since when nothing can be heard of it.
+    blind: Option<Instant>,
+    /// Whether that is so long that its peers are in doubt.
+    is_doubted: bool,
     /// Those that left in the version of the last change, should they turn out to be the last ones.
     leavers: (u64, Vec<Peer>),
     /// The last ones that left a source that is in use: shown until another is.
@@ -85,7 +90,8 @@ impl Core {
     /// The source `at` could not be started, or ended by itself.
     pub(super) fn ended(&mut self, at: usize, why: Option<Arc<str>>, now: Instant) {
         let Some(source) = self.sources.get_mut(at) else { return };
-        source.ended.get_or_insert(now);
+        source.has_ended = true;
+        source.blind.get_or_insert(now);
         let why = why.unwrap_or_else(|| "it ended".into());
         source.status = Status::degraded(Trouble::SourceFailed { why }, now);
     }
@@ -93,14 +99,14 @@ impl Core {
     /// The source `at` said `change` in its `version`.
     pub(super) fn change(&mut self, at: usize, version: u64, change: Change, now: Instant) {
         let Self { sources, touched, .. } = self;
-        let Some(source) = sources.get_mut(at).filter(|source| source.ended.is_none()) else { return };
+        let Some(source) = sources.get_mut(at).filter(|source| !source.has_ended) else { return };
         match change {
             Change::Resync(snapshot) if *snapshot.status() == Status::Stopped => {
                 self.ended(at, None, now);
             }
             Change::Left { reason: LeaveReason::Stopped, .. } => self.ended(at, None, now),
             Change::Resync(snapshot) => {
-                source.status = snapshot.status().clone();
+                source.set_status(snapshot.status().clone(), now);
                 let listed =
                     snapshot.peers().iter().map(|peer| (peer.shared_node_id(), peer.clone())).collect();
                 let before = std::mem::replace(&mut source.peers, listed);
@@ -128,7 +134,7 @@ impl Core {
                 source.leavers.1.push(peer);
             }
             conflict @ Change::Conflict { .. } => self.conflicts.push(conflict),
-            Change::Status(status) => source.status = status,
+            Change::Status(status) => source.set_status(status, now),
             // A `Resync` follows.
             Change::Lagged(_) => {}
         }
@@ -136,12 +142,9 @@ impl Core {
 
     /// When [`apply`](Self::apply) would do something although nothing was said.
     pub(super) fn soonest(&self) -> Option<Instant> {
-        let kept = self
-            .sources
-            .iter()
-            .filter(|source| source.is_up)
-            .filter_map(|source| source.ended)
-            .map(|at| at + KEPT);
+        let is_believed = |source: &&Source| !source.is_doubted;
+        let kept =
+            self.sources.iter().filter(is_believed).filter_map(|source| source.blind).map(|at| at + KEPT);
         let switches = (self.mode == Mode::Failover).then(|| self.switches()).into_iter().flatten();
         kept.chain(switches).min()
     }
@@ -150,8 +153,9 @@ impl Core {
     /// in, or a source that replaces its list would seem to have been empty.
     pub(super) fn apply(&mut self, table: &mut Table, now: Instant) {
         for source in &mut self.sources {
-            if source.ended.is_some_and(|ended| ended + KEPT <= now) {
-                source.doubt(now, &mut self.touched);
+            let is_doubted = source.blind.is_some_and(|blind| blind + KEPT <= now);
+            if std::mem::replace(&mut source.is_doubted, is_doubted) != is_doubted {
+                self.touched.extend(source.node_ids().map(|id| (id, None)));
             }
         }
         self.choose(now);
@@ -196,7 +200,7 @@ impl Core {
     /// Notes which sources are up; for failover, holds the last peers and switches when it is time.
     fn choose(&mut self, now: Instant) {
         for source in &mut self.sources {
-            let is_up = source.peers.values().any(Peer::is_up);
+            let is_up = !source.is_doubted && source.peers.values().any(Peer::is_up);
             if source.is_up != is_up {
                 (source.is_up, source.turned) = (is_up, now);
             }
@@ -261,20 +265,20 @@ impl Core {
             |at: &&usize| self.mode == Mode::Union || **at == self.active || Some(**at) == self.leaving;
         let said = self.ranking.iter().filter(counts).filter_map(|&at| self.sources.get(at));
         let said: Vec<_> = said.filter_map(|source| Some((source.priority, source.get(node_id)?))).collect();
-        let (&(priority, best), others) = said.split_first()?;
-        let priority = if best.priority() == 0 { priority } else { best.priority() };
+        let ((priority, best), others) = said.split_first()?;
+        let priority = if best.priority() == 0 { *priority } else { best.priority() };
         if others.is_empty() && priority == best.priority() {
-            return Some(best.clone());
+            return Some(Peer::clone(best));
         }
-        let others = others.iter().map(|&(_, peer)| peer);
-        let state =
-            [best].into_iter().chain(others.clone()).find(|peer| peer.is_up()).unwrap_or(best).state();
-        let endpoints = [best].into_iter().chain(others.clone()).flat_map(Peer::addresses).cloned();
+        let others = others.iter().map(|(_, peer)| &**peer);
+        let all = || [&**best].into_iter().chain(others.clone());
+        let state = all().find(|peer| peer.is_up()).unwrap_or(best).state();
+        let endpoints = all().flat_map(Peer::addresses).cloned();
         let metadata =
             others.clone().fold(best.metadata().clone(), |all, peer| all.filled_from(peer.metadata()));
         let also_from: BTreeSet<_> = others.clone().map(|peer| peer.source().clone()).collect();
         let merged = best
-            .with_evidence_of_all(others)
+            .with_evidence_of_all(others.clone())
             .to_builder()
             .endpoints(endpoints)
             .metadata(metadata)
@@ -313,14 +317,31 @@ impl Source {
             status: Status::Idle,
             is_up: false,
             turned: now,
-            ended: None,
+            has_ended: false,
+            blind: None,
+            is_doubted: false,
             leavers: (0, Vec::new()),
             held: BTreeMap::new(),
         }
     }
 
-    fn get(&self, node_id: &str) -> Option<&Peer> {
-        self.peers.get(node_id).or_else(|| self.held.get(node_id))
+    fn set_status(&mut self, status: Status, now: Instant) {
+        self.blind = match status.trouble() {
+            Some(trouble) if trouble.is_blind() => self.blind.or(Some(now)),
+            _ => None,
+        };
+        self.status = status;
+    }
+
+    fn get(&self, node_id: &str) -> Option<Cow<'_, Peer>> {
+        let peer = self.peers.get(node_id).or_else(|| self.held.get(node_id))?;
+        match self.blind {
+            Some(blind) if self.is_doubted && peer.is_up() => {
+                let lost = PeerState::Suspect { since: blind + KEPT, why: SuspectWhy::SourceLost };
+                Some(Cow::Owned(peer.with_state(lost)))
+            }
+            _ => Some(Cow::Borrowed(peer)),
+        }
     }
 
     fn node_ids(&self) -> impl Iterator<Item = Arc<str>> {
@@ -329,14 +350,6 @@ impl Source {
 
     /// Whether it was without an `Up` peer for long enough. One that ended will not have one again.
     fn is_down(&self, now: Instant) -> bool {
-        !self.is_up && (self.ended.is_some() || self.turned + DOWN <= now)
-    }
-
-    fn doubt(&mut self, now: Instant, touched: &mut BTreeMap<Arc<str>, Option<LeaveReason>>) {
-        let lost = PeerState::Suspect { since: now, why: SuspectWhy::SourceLost };
-        for (node_id, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.is_up()) {
-            *peer = peer.with_state(lost);
-            touched.insert(node_id.clone(), None);
-        }
+        !self.is_up && (self.has_ended || self.turned + DOWN <= now)
     }
 }

@@ -38,7 +38,7 @@ use crate::{
 /// source drops it. *Failover* has the peers of the best source that has one up: it turns to the next
 /// after 3 s without one and back after 5 s with one, and no version in between is empty.
 ///
-/// A source that fails or ends keeps what it said last; after 5 min that is in doubt.
+/// Of a source that fails or ends, what it said last is kept; after 5 min it is in doubt.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -225,6 +225,33 @@ fn d100_a_source_that_ended_keeps_its_set_and_is_in_doubt_after_5_min() {
 }
 
 #[test]
+fn d100_a_source_that_errs_is_in_doubt_after_5_min_and_believed_again_when_it_works() {
+    let mut bed = Bed::new(Mode::Union, &[0]);
+    bed.says(0, [joined("a")]);
+    let missing = |now| Change::Status(Status::degraded(Trouble::FileMissing, now));
+    bed.says(0, [missing(bed.now)]);
+    bed.passes(KEPT - Duration::from_secs(1));
+    let invalid = Trouble::FileInvalid { line: 1, column: 1, why: "x".into() };
+    bed.says(0, [Change::Status(Status::degraded(invalid, bed.now))]);
+    assert_eq!(bed.up(), ["a"]);
+    bed.passes(Duration::from_secs(1));
+    assert_eq!((bed.ids(), bed.up().len()), (vec!["a"], 0), "other trouble is trouble still");
+    bed.take_changes();
+    bed.says(0, [joined("b"), Change::Status(Status::Ready)]);
+    assert_eq!(bed.up(), ["a", "b"]);
+    let changes = bed.take_changes();
+    assert!(
+        changes.iter().any(|change| matches!(change, Change::Cleared(peer) if peer.node_id() == "a")),
+        "{changes:?}"
+    );
+
+    // Trouble that does not blind is no reason for doubt.
+    bed.says(0, [Change::Status(Status::degraded(Trouble::ManyForMdns, bed.now))]);
+    bed.passes(KEPT * 2);
+    assert_eq!(bed.up(), ["a", "b"]);
+}
+
+#[test]
 fn a_resync_says_everything_anew() {
     let mut bed = Bed::new(Mode::Union, &[0]);
     bed.says(0, [joined("a"), joined("b")]);
