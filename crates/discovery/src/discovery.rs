@@ -99,13 +99,11 @@ pub trait Discovery: Send + Sync + fmt::Debug + 'static {
             if snapshot.peer_count() >= min {
                 return Ok(snapshot);
             }
-            if *snapshot.status() == Status::Stopped {
-                return Err(DiscoveryError::Stopped);
-            }
             tokio::select! {
                 biased;
                 changed = subscription.changed() => match changed {
                     Some(latest) => snapshot = latest,
+                    // The last version, which is empty, was told before.
                     None => return Err(DiscoveryError::Stopped),
                 },
                 () = &mut timer => {

@@ -85,10 +85,10 @@ impl Listed {
         match self.lock().take() {
             None => Stopping::done(),
             Some(Keeper { reports, task, driver }) => {
+                // The task ends with the channel.
                 drop(reports);
-                task.abort();
                 Stopping::new(async move {
-                    let _aborted = task.await;
+                    let _ended = task.await;
                     driver.release().await;
                 })
             }

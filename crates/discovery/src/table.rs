@@ -282,7 +282,7 @@ impl Table {
                     left.push((old.clone(), LeaveReason::Replaced));
                     joined.push(new.clone());
                 }
-                (Some(old), Some(new)) if old == new => {}
+                // Perhaps it is again as it was; then nothing comes of it below.
                 (Some(old), Some(new)) => rest.push((old.clone(), new.clone())),
             }
         }

@@ -239,6 +239,7 @@ mod tests {
             watch.saw(seen(there(3), Some("abc")), now),
             Next { content: text("abc"), at: now + EVERY }
         );
+        assert!(EVERY + SETTLE <= Duration::from_millis(1200), "the limit of D-091");
     }
 
     #[test]

@@ -141,6 +141,10 @@ fn d098_one_id_in_two_sources_is_one_peer_until_both_dropped_it() {
     assert_eq!(both.origin(), "a._t._tcp.local.");
     assert_eq!(bed.ids(), ["a"]);
 
+    let own = best.to_builder().priority(7).build().unwrap();
+    bed.says(1, [Change::Updated { old: best.clone(), new: own }]);
+    assert_eq!(bed.get("a").priority(), 7, "its own comes before that of the source");
+
     bed.take_changes();
     bed.says(1, [left("a", LeaveReason::Goodbye)]);
     assert_eq!(bed.get("a").addresses(), worse.addresses());
@@ -199,6 +203,20 @@ fn conflicts_and_status_pass_through_a_merge() {
     let degraded = Status::degraded(Trouble::Sources(reports.into()), bed.now);
     assert_eq!(bed.table.status(), &degraded);
     assert_eq!(degraded.to_string(), "s0 works; s1: no interface is usable");
+    let first = bed.now;
+    bed.passes(Duration::from_secs(1));
+    let since = |bed: &Bed| match bed.table.status() {
+        Status::Degraded { since, .. } => Some(*since),
+        _ => None,
+    };
+    bed.says(0, [Change::Status(Status::degraded(Trouble::ManyForMdns, bed.now))]);
+    assert_eq!(since(&bed), Some(first), "since the first trouble");
+    bed.says(0, [Change::Status(Status::Ready)]);
+    bed.says(1, [Change::Status(Status::Ready)]);
+    assert_eq!(since(&bed), None);
+    bed.says(1, [Change::Status(Status::NoInterface)]);
+    assert_eq!(since(&bed), Some(bed.now), "new trouble");
+
     bed.says(0, [Change::Status(Status::NoInterface)]);
     assert_eq!(bed.table.status(), &Status::NoInterface);
     bed.says(0, [Change::Status(Status::Starting)]);
@@ -295,6 +313,7 @@ fn d099_failover_turns_down_after_3_s_and_back_after_5_s() {
     assert_eq!((bed.core.active(), bed.ids()), (1, vec!["x"]), "5 s without a break");
     bed.passes(Duration::from_nanos(1));
     assert_eq!((bed.core.active(), bed.ids()), (0, vec!["c"]));
+    assert!(bed.published.iter().rev().take(2).all(|snapshot| snapshot.get("b").is_none()), "b is long gone");
     let emptied =
         bed.published.iter().filter(|snapshot| snapshot.version() > 1 && snapshot.peers().is_empty());
     assert_eq!(emptied.count(), 0, "no moment without peers");
@@ -341,6 +360,24 @@ fn d099_a_list_that_is_replaced_is_no_break() {
     bed.says(1, [left("a", LeaveReason::Removed), joined("b")]);
     bed.passes(Duration::from_secs(60));
     assert_eq!((bed.core.active(), bed.ids(), bed.published.len()), (1, vec!["b"], published + 1));
+}
+
+#[test]
+fn d099_two_switches_before_a_version_is_out_leave_nothing_behind() {
+    let mut bed = Bed::new(Mode::Failover, &[0, 1, 2]);
+    bed.says(0, [joined("a")]);
+    bed.says(1, [joined("x")]);
+    bed.says(2, [joined("y")]);
+    // Both end without a peer, one right after the other.
+    for at in [0, 1] {
+        let last = if at == 0 { "a" } else { "x" };
+        bed.core.change(at, 9, left(last, LeaveReason::Goodbye), bed.now);
+        bed.core.ended(at, None, bed.now);
+        bed.core.apply(&mut bed.table, bed.now);
+    }
+    bed.settle();
+    assert_eq!((bed.core.active(), bed.ids()), (2, vec!["y"]));
+    assert_eq!(bed.published.last().map(|snapshot| snapshot.peers().len()), Some(1));
 }
 
 #[test]

@@ -134,6 +134,59 @@ impl Discovery for Failing {
     }
 }
 
+/// A source from elsewhere whose publisher can be taken away.
+#[derive(Debug)]
+pub(crate) struct Vanishing(pub(crate) std::sync::Mutex<Option<peerage_discovery::Publisher>>, ServiceType);
+
+impl Default for Vanishing {
+    fn default() -> Self {
+        Self(Some(peerage_discovery::Publisher::new(&service())).into(), service())
+    }
+}
+
+impl Vanishing {
+    fn publisher(&self) -> peerage_discovery::Publisher {
+        self.0.lock().unwrap().clone().expect("it is not asked after it vanished")
+    }
+}
+
+impl Discovery for Vanishing {
+    fn service_type(&self) -> &ServiceType {
+        &self.1
+    }
+
+    fn source(&self) -> SourceId {
+        SourceId::Other("vanishing".into())
+    }
+
+    fn start(&self) -> Result<(), DiscoveryError> {
+        let publisher = self.publisher();
+        publisher.begin()?;
+        publisher.edit(Instant::now(), |table, now| {
+            table.set_status(Status::Ready, now);
+            table.put(peer("a", "10.0.0.1:80"), now)
+        });
+        publisher.publish();
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.publisher().snapshot()
+    }
+
+    fn subscribe(&self) -> Subscription {
+        self.publisher().subscribe()
+    }
+
+    fn report(&self, _: &str, _: Report) {}
+
+    fn refresh(&self) {}
+
+    fn stop(&self) -> Stopping {
+        Stopping::done()
+    }
+}
+
 /// A degraded status without its instants.
 pub(crate) fn trouble(status: &Status) -> String {
     status.trouble().map_or_else(|| status.as_str().to_owned(), ToString::to_string)

@@ -8,7 +8,7 @@ use peerage_discovery::{
 };
 use tokio::time::Instant;
 
-use crate::common::{Failing, LIMIT, entries, fixed, ids, next, service, trouble, until};
+use crate::common::{Failing, LIMIT, Vanishing, entries, fixed, ids, next, service, trouble, until};
 
 fn arc(discovery: impl Discovery) -> Arc<dyn Discovery> {
     Arc::new(discovery)
@@ -138,6 +138,19 @@ async fn d100_a_source_that_ends_by_itself_keeps_what_it_said() {
     let snapshot = until(&merge, |snapshot| snapshot.status().trouble().is_some()).await;
     assert_eq!((ids(&snapshot), snapshot.peer_count()), (vec!["a", "b"], 2));
     assert_eq!(trouble(snapshot.status()), "static: the source failed: it ended; static 2 works");
+}
+
+/// A source from elsewhere that drops everything and tells nobody.
+#[tokio::test]
+async fn d100_a_source_that_vanishes_keeps_what_it_said() {
+    let vanishing = Arc::new(Vanishing::default());
+    let merge = Merge::union([(vanishing.clone() as Arc<dyn Discovery>, 0)]).unwrap();
+    merge.start().unwrap();
+    assert_eq!((ids(&merge.snapshot()), merge.status()), (vec!["a"], Status::Ready));
+    vanishing.0.lock().unwrap().take();
+    let snapshot = until(&merge, |snapshot| snapshot.status().trouble().is_some()).await;
+    assert_eq!((ids(&snapshot), snapshot.peer_count()), (vec!["a"], 1));
+    assert_eq!(trouble(snapshot.status()), "vanishing: the source failed: it ended");
 }
 
 #[test]

@@ -88,6 +88,90 @@ fn s123_a_full_list_drops_newcomers_and_nobody_else() {
 }
 
 #[test]
+fn s123_the_default_limit_is_1024_peers() {
+    let node_ids: Vec<String> = (0..1025).map(|at| format!("n{at:04}")).collect();
+    let node_ids: Vec<&str> = node_ids.iter().map(String::as_str).collect();
+    let discovery = started(&node_ids[..1024]);
+    assert_eq!(discovery.peer_count(), 1024);
+    discovery.set(entries(&node_ids)).unwrap();
+    assert_eq!((discovery.peer_count(), discovery.get("n1024")), (1024, None));
+}
+
+#[test]
+fn d006_evidence_goes_with_the_peer_from_version_to_version() {
+    let start = Instant::now();
+    let at = |secs| start + Duration::from_secs(secs);
+    let seen = |endpoint: &str, secs| {
+        Peer::builder("a", &service()).endpoint(endpoint).seen(at(secs)).build().unwrap()
+    };
+    let publisher = Publisher::new(&service());
+    let put = |peer: Peer| publisher.edit(start, |table, now| table.put(peer, now));
+    put(seen("10.0.0.1:80", 10));
+    publisher.publish();
+    let first = publisher.get("a").unwrap();
+    assert_eq!(put(seen("10.0.0.1:80", 20)), Some(Put::Unchanged));
+    assert!(!publisher.publish());
+    assert_eq!(first.last_seen(), at(20), "heard again");
+
+    assert_eq!(put(seen("10.0.0.2:80", 30)), Some(Put::Updated));
+    publisher.publish();
+    let second = publisher.get("a").unwrap();
+    assert_eq!((first.last_seen(), second.last_seen()), (at(30), at(30)));
+    first.answered(at(40));
+    assert_eq!(second.last_alive(), Some(at(40)), "it is one peer");
+
+    publisher.edit(start, |table, now| table.replace(seen("10.0.0.3:80", 5), now));
+    publisher.publish();
+    let third = publisher.get("a").unwrap();
+    assert_eq!((third.last_seen(), third.last_alive()), (at(5), None), "and this is another");
+}
+
+#[test]
+fn d027_the_items_of_a_version_are_in_the_order_of_the_list() {
+    let publisher = Publisher::new(&service());
+    let now = Instant::now();
+    let with = |node_id: &str, priority| {
+        peer(node_id, "10.0.0.1:80").to_builder().priority(priority).build().unwrap()
+    };
+    let mut subscription = publisher.subscribe();
+    let mut items = || {
+        publisher.publish();
+        let mut items = Vec::new();
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        while let std::task::Poll::Ready(Some((_, change))) =
+            futures_core::Stream::poll_next(std::pin::Pin::new(&mut subscription), &mut context)
+        {
+            items.push(match change {
+                Change::Joined(peer) => format!("+{}", peer.node_id()),
+                Change::Left { peer, .. } => format!("-{}", peer.node_id()),
+                Change::Updated { new, .. } => format!("~{}", new.node_id()),
+                Change::Suspected(peer) => format!("?{}", peer.node_id()),
+                other => format!("{other:?}"),
+            });
+        }
+        items
+    };
+    assert_eq!(items().len(), 1);
+    publisher.edit(now, |table, now| {
+        for (node_id, priority) in [("a", 2), ("b", 1), ("c", 2), ("d", 1), ("e", 0), ("f", 0)] {
+            table.put(with(node_id, priority), now);
+        }
+    });
+    assert_eq!(items(), ["+e", "+f", "+b", "+d", "+a", "+c"]);
+    publisher.edit(now, |table, now| {
+        table.remove("a", LeaveReason::Goodbye, now);
+        table.remove("b", LeaveReason::Goodbye, now);
+        table.put(with("c", 0), now);
+        table.put(with("d", 3), now);
+        table.suspect("d", SuspectWhy::Silent, now);
+        table.suspect("f", SuspectWhy::Silent, now);
+        table.put(with("x", 5), now);
+        table.put(with("y", 4), now);
+    });
+    assert_eq!(items(), ["-b", "-a", "+y", "+x", "~c", "?f", "~d", "?d"]);
+}
+
+#[test]
 fn s124_a_conflict_names_both_and_changes_nothing() {
     let publisher = Publisher::new(&service());
     let now = Instant::now();
