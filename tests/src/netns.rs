@@ -373,6 +373,7 @@ fn unshare() -> Option<&'static [&'static str]> {
 fn script(layout: Layout) -> &'static str {
     match layout {
         Layout::Loopback => r#"ip link set lo up; exec "$@""#,
+        // The kernel takes up to a second to see that the cable is plugged in.
         // The namespace of B lives as long as a process that does nothing. Addresses are given by hand, for those
         // that the kernel makes are checked for a second or two before they can be used.
         Layout::Pair => {
@@ -394,6 +395,8 @@ fn script(layout: Layout) -> &'static str {
                 ip addr add fd77::2/64 dev vb nodad
                 ip addr add fe80::b/64 dev vb nodad
                 ip link set vb up multicast on'
+            until ip -o link show va | grep -q "state UP"; do sleep 0.01; done
+            until nsenter --net=/proc/$b/ns/net ip -o link show vb | grep -q "state UP"; do sleep 0.01; done
             PEERAGE_NETNS_B=$b "$@""#
         }
         Layout::PairLinkLocal => {
@@ -411,6 +414,8 @@ fn script(layout: Layout) -> &'static str {
                 ip link set vb addrgenmode none
                 ip addr add fe80::b/64 dev vb nodad
                 ip link set vb up multicast on'
+            until ip -o link show va | grep -q "state UP"; do sleep 0.01; done
+            until nsenter --net=/proc/$b/ns/net ip -o link show vb | grep -q "state UP"; do sleep 0.01; done
             PEERAGE_NETNS_B=$b "$@""#
         }
     }

@@ -1,13 +1,13 @@
 //! What the tests of this folder share: a UDP port of their own on loopback, a watch with a clock, other processes.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use peerage_discovery::mdns::{
     Advertisement, Interfaces, MdnsBuilder, MdnsDiscovery, Registration, advertise,
 };
 use peerage_discovery::{Change, Discovery, Metadata, ServiceType, Subscription};
-use peerage_tests::netns::{Actor, Role};
+use peerage_tests::netns::{Actor, Network, Role, Side};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::{Instant, timeout};
 
@@ -58,6 +58,11 @@ impl Bed {
 
     pub(crate) fn on(port: u16, interfaces: Interfaces) -> Self {
         Self { port, interfaces, service: "bed".parse().unwrap() }
+    }
+
+    /// As the program of a user would have it: the default policy and port. Only in a network of our own.
+    pub(crate) fn auto() -> Self {
+        Self::on(5353, Interfaces::Auto)
     }
 
     pub(crate) fn builder(&self) -> MdnsBuilder {
@@ -112,14 +117,28 @@ impl Bed {
 
     /// A socket that sends to the group on loopback and hears what is sent there.
     pub(crate) fn socket(&self) -> UdpSocket {
+        self.socket_on(Ipv4Addr::LOCALHOST)
+    }
+
+    /// As [`socket`](Self::socket), on the interface with this address.
+    pub(crate) fn socket_on(&self, own: Ipv4Addr) -> UdpSocket {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
         socket.set_reuse_address(true).unwrap();
         socket.set_reuse_port(true).unwrap();
         socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, self.port).into()).unwrap();
-        socket.join_multicast_v4(&GROUP, &Ipv4Addr::LOCALHOST).unwrap();
-        socket.set_multicast_if_v4(&Ipv4Addr::LOCALHOST).unwrap();
+        socket.join_multicast_v4(&GROUP, &own).unwrap();
+        socket.set_multicast_if_v4(&own).unwrap();
+        socket.set_multicast_ttl_v4(255).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket.into()
+    }
+
+    /// Another process on one of two hosts that advertises; see [`role_peer`].
+    pub(crate) fn peer_on(&self, network: &Network, side: Side, node_id: &str, how: &[&str]) -> Actor {
+        let mut args = self.args();
+        args.extend([node_id.to_owned(), "7001".to_owned()]);
+        args.extend(how.iter().map(ToString::to_string));
+        network.start(side, PEER, &args.iter().map(String::as_str).collect::<Vec<_>>())
     }
 }
 
@@ -140,6 +159,13 @@ fn role_peer() {
     if how.iter().any(|how| how == "big") {
         registration = registration.metadata(big_metadata());
     }
+    // The port of the listener then; it listens as long as the process lives.
+    let listener = how.iter().any(|how| how == "listen").then(|| {
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        registration = Registration::new(&bed.service, node_id, port).unwrap().mdns_port(bed.port);
+        listener
+    });
     role.say("starting");
     let advertisement = advertise(registration).unwrap();
     match runtime.block_on(advertisement.announced()) {
@@ -148,6 +174,7 @@ fn role_peer() {
     }
     let mut advertisement = Some(advertisement);
     for words in role.told() {
+        let _listening = &listener;
         match words.split_once(' ').unwrap_or((&words, "")) {
             ("close", _) => {
                 let begin = Instant::now();
@@ -172,6 +199,45 @@ fn role_peer() {
             other => panic!("not understood: {other:?}"),
         }
     }
+}
+
+/// The name of [`role_crowd`] among the tests.
+pub(crate) const CROWD: &str = "mdns::bed::role_crowd";
+
+/// A process that plays many hosts: one daemon of the library for each peer, `c000` and so on.
+#[test]
+fn role_crowd() {
+    let Some(role) = Role::here(CROWD) else { return };
+    let bed = Bed::from_args(role.args());
+    let count: usize = role.args()[3].parse().unwrap();
+    let daemons: Vec<mdns_sd::ServiceDaemon> = (0..count)
+        .map(|i| {
+            let daemon = mdns_sd::ServiceDaemon::new_with_port(bed.port).unwrap();
+            if bed.interfaces == Interfaces::Auto {
+                daemon
+                    .disable_interface(vec![mdns_sd::IfKind::LoopbackV4, mdns_sd::IfKind::LoopbackV6])
+                    .unwrap();
+            }
+            let id = format!("c{i:03}");
+            let service = format!("{}.local.", bed.service);
+            let mut info = mdns_sd::ServiceInfo::new(
+                &service,
+                &id,
+                &format!("{id}.local."),
+                (),
+                7001,
+                &[("id", id.as_str())][..],
+            )
+            .unwrap()
+            .enable_addr_auto();
+            info.set_requires_probe(false);
+            daemon.register(info).unwrap();
+            daemon
+        })
+        .collect();
+    role.say("announced");
+    assert_eq!(role.told().count(), 0);
+    drop(daemons);
 }
 
 /// The name of [`role_browser`] among the tests.
@@ -220,6 +286,10 @@ impl Changes {
     pub(crate) fn restart(&mut self) {
         self.since = Instant::now();
         self.log.clear();
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.since.elapsed()
     }
 
     /// The next change as words; `None` at the end of the stream or when `limit` has passed.

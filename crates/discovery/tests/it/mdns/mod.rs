@@ -10,4 +10,5 @@
 mod announcing;
 mod bed;
 mod browsing;
+mod netns;
 mod packets;
