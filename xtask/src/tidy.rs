@@ -81,6 +81,9 @@ fn section<'t>(text: &'t str, head: &'t str) -> impl Iterator<Item = &'t str> {
 fn banned(faults: &mut Vec<String>) -> Outcome {
     for (name, _) in ARROWS.iter().filter(|(name, _)| *name != "cli") {
         sources(&root().join("crates").join(name).join("src"), &mut |path, text| {
+            if path.ends_with("tests.rs") || path.components().any(|part| part.as_os_str() == "tests") {
+                return;
+            }
             // What follows the test module at the end of a file is not library code.
             let library = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
             for (number, line) in library.lines().enumerate() {
@@ -133,4 +136,32 @@ fn conformance(faults: &mut Vec<String>) -> Outcome {
         skipped.len()
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s228_decoders_keep_overflow_checks_in_release() {
+        let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+        for package in ["peerage-zaphttp", "peerage-discovery"] {
+            let head = format!("[profile.release.package.{package}]");
+            let settings: Vec<&str> = section(&text, &head).collect();
+            assert!(settings.contains(&"overflow-checks = true"), "{package}: {settings:?}");
+        }
+    }
+
+    #[test]
+    fn s225_no_map_gives_up_the_randomised_hasher() {
+        let hashers = ["FxHash", "AHash", "ahash::", "fxhash::", "BuildHasherDefault", "with_hasher"];
+        for (name, _) in ARROWS {
+            sources(&root().join("crates").join(name).join("src"), &mut |path, text| {
+                for hasher in hashers {
+                    assert!(!text.contains(hasher), "{}: {hasher}", path.display());
+                }
+            })
+            .unwrap();
+        }
+    }
 }

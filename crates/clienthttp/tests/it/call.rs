@@ -1,8 +1,9 @@
 //! One call (clienthttp 3).
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use peerage_clienthttp::{Attempts, ClientError, Insecure, PeerInfo};
+use peerage_clienthttp::{Attempts, Client, ClientError, Insecure, PeerInfo};
 
 use crate::kit::{Peer, at, client_of, fixed};
 
@@ -92,4 +93,25 @@ async fn h034_the_answer_tells_the_peer_and_the_attempts() {
     }
     assert!(by_count.contains_key(&2), "{by_count:?}");
     assert!(peer.seen.look(|seen| seen.iter().any(|seen| seen.header("peerage-attempt") == Some("2"))));
+}
+
+#[tokio::test]
+async fn s132_a_peer_is_dialled_when_it_is_called_and_not_when_it_is_seen() {
+    // Every address of 127.0.0.0/8 leads to one listener: a thousand peers, each with an address of its own.
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let peers = (0..1_000_u16).map(|number| {
+        let [high, low] = number.to_be_bytes();
+        at(&format!("billing-{number}"), ([127, 9, high, low], port).into())
+    });
+    let client =
+        Client::builder_with(fixed(peers)).request_timeout(Duration::from_millis(200)).build().await.unwrap();
+    assert_eq!(client.peers().len(), 1_000);
+    let none = listener.accept().unwrap_err();
+    assert_eq!(none.kind(), std::io::ErrorKind::WouldBlock, "nobody was dialled");
+
+    client.get("/").send().await.unwrap_err();
+    listener.accept().expect("the peer that was picked was dialled");
+    assert!(listener.accept().is_err(), "and no other");
 }
