@@ -59,7 +59,7 @@ async fn h032_a_peer_that_refuses_costs_no_call() {
     let refuser = peerage_tests::Refuser::new();
     let (one, two) = (Peer::start("billing-1").await, Peer::start("billing-2").await);
     let list = [at("billing-1", one.addr()), at("billing-2", two.addr()), at("billing-3", refuser.addr())];
-    let client = peerage_clienthttp::Client::builder_with(fixed(list)).build().await.unwrap();
+    let client = Client::builder_with(fixed(list)).build().await.unwrap();
     for method in [http::Method::GET, http::Method::POST] {
         for _ in 0..500 {
             let answer = client.request(method.clone(), "/").body("x").send().await.unwrap();
@@ -74,7 +74,7 @@ async fn h034_the_answer_tells_the_peer_and_the_attempts() {
     let refuser = peerage_tests::Refuser::new();
     let peer = Peer::start("billing-2").await;
     let list = [at("billing-1", refuser.addr()), at("billing-2", peer.addr())];
-    let client = peerage_clienthttp::Client::builder_with(fixed(list)).build().await.unwrap();
+    let client = Client::builder_with(fixed(list)).build().await.unwrap();
     let mut by_count = HashMap::new();
     for _ in 0..4 {
         let answer = client.get("/").send().await.unwrap().into_http();
