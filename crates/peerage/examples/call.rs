@@ -1,4 +1,5 @@
 //! Calls `billing`, wherever on the network it is: `cargo run -p peerage --example call`.
+#![expect(clippy::print_stdout, reason = "an example shows what it got")]
 
 use peerage::Mesh;
 

@@ -1,4 +1,5 @@
 //! Serves `billing` and tells the network, until Ctrl-C: `cargo run -p peerage --example serve`.
+#![expect(clippy::print_stdout, reason = "an example shows what it got")]
 
 use std::time::Duration;
 

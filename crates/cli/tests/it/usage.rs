@@ -29,7 +29,7 @@ fn bad_options_end_with_2_and_a_sentence() {
         (&["expose", "billing", "--upstream", "http://127.0.0.1:1", "--health", "healthz"], "/healthz"),
         (&["proxy", "--listen", "0.0.0.0:0"], "--danger-listen"),
         (&["proxy", "--listen", "somewhere"], "--listen"),
-        (&["proxy", "--timeout", "5"], "5s"),
+        (&["proxy", "--timeout", "5"], "3s"),
         (&["call", "billing", "no-path"], "/v1"),
         (&["call", "billing", "/", "-H", "no colon"], "name:value"),
         (&["call", "billing", "/", "-n", "0"], "0"),
