@@ -34,6 +34,8 @@ const CALLS: u64 = 3_000;
 const AT_A_TIME: u16 = 32;
 /// A peer that stays silent this long is left, and the call goes to another.
 const TRY_TIMEOUT: Duration = Duration::from_secs(1);
+/// A run of calls that takes longer has failed, whatever became of each.
+const CALLS_LIMIT: Duration = Duration::from_secs(30);
 /// Generous: the whole demo is to end in 20 s.
 const PATIENCE: Duration = Duration::from_secs(6);
 
@@ -151,7 +153,7 @@ impl Stage {
     }
 
     async fn calls(&self, step: &str, client: &Client) -> Result<Summary, Failure> {
-        let summary = load::run(CALLS, AT_A_TIME, &self.stop, {
+        let run = load::run(CALLS, AT_A_TIME, &self.stop, {
             let client = client.clone();
             move || {
                 let client = client.clone();
@@ -163,8 +165,10 @@ impl Stage {
                     load::finish(answer).await
                 }
             }
-        })
-        .await;
+        });
+        let summary = tokio::time::timeout(CALLS_LIMIT, run)
+            .await
+            .map_err(|_| step_failed(step, &format!("not done after {CALLS_LIMIT:?}")))?;
         if self.stop.is_asked() {
             return Err(Failure::Interrupted);
         }
