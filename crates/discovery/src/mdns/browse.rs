@@ -88,6 +88,11 @@ impl Browse {
         }
     }
 
+    /// Whether it listens.
+    pub(crate) fn is_running(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
     /// Whether the end of the events was asked for by us.
     pub(crate) fn is_stopping(&self) -> bool {
         matches!(self.phase, Phase::Stopping { .. })

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::browse::{Action, Browse, Losses};
-use super::daemon::{BrowseEvent, Daemon, Events, OpenError, events};
+use super::daemon::{BrowseEvent, Daemon, Events, OpenError, drops, events};
 use super::interfaces::{IfWatch, Policy};
 use super::machine::{Input, MANY_PEERS, Machine, Options, Output, Own, VERIFY_WINDOW};
 use super::responders::Responders;
@@ -102,6 +102,8 @@ struct Asked {
 enum Ask {
     Stop(String),
     Browse(String, u64),
+    /// Browse again without a stop: the library tells all that its cache holds.
+    Peek(String),
     Verify(String),
 }
 
@@ -111,6 +113,8 @@ struct TypeBrowse {
     current: Option<Events<ServiceEvent>>,
     /// Read until the library has stopped it.
     old: Option<Events<ServiceEvent>>,
+    /// Packets that our sockets had lost when the last browse began.
+    drops: u64,
     tables: Vec<Shared>,
 }
 
@@ -141,6 +145,7 @@ impl Browsers {
             browse: Browse::new(),
             current: None,
             old: None,
+            drops: 0,
             tables: Vec::new(),
         });
         let is_new = browse.tables.is_empty();
@@ -464,11 +469,12 @@ impl BrowseDaemon {
         }
     }
 
-    /// Hands waiting commands to the library. Returns the browses that began.
-    fn hand_over(&mut self, now: Instant) -> Vec<(String, u64)> {
-        let mut began = Vec::new();
+    /// Hands waiting commands to the library. Returns the browses that began, and whether there are new events to
+    /// look at.
+    fn hand_over(&mut self, now: Instant) -> (Vec<(String, u64)>, bool) {
+        let (mut began, mut opened) = (Vec::new(), false);
         if self.ask_again.is_none_or(|at| now < at) {
-            return began;
+            return (began, opened);
         }
         self.ask_again = None;
         while let Some(mut asked) = self.asked.pop_front() {
@@ -478,14 +484,22 @@ impl BrowseDaemon {
             };
             match asked.what.hand_to(handle) {
                 Ok(stream) => {
-                    if let (Ask::Browse(domain, generation), Some(stream)) = (asked.what, stream)
-                        && let Some(browse) = self.types.get_mut(&domain)
-                    {
-                        browse.current = Some(stream);
+                    let (domain, generation) = match asked.what {
+                        Ask::Browse(domain, generation) => (domain, Some(generation)),
+                        Ask::Peek(domain) => (domain, None),
+                        Ask::Stop(_) | Ask::Verify(_) => continue,
+                    };
+                    let Some(browse) = self.types.get_mut(&domain) else { continue };
+                    if let Some(generation) = generation {
+                        browse.current = stream;
                         // Only now: dropped earlier, the library would not clear its cache (6.6).
                         browse.old = None;
+                        browse.drops = drops(self.port);
                         began.push((domain, generation));
+                    } else {
+                        browse.old = std::mem::replace(&mut browse.current, stream);
                     }
+                    opened = true;
                 }
                 Err(mdns_sd::Error::Again) if asked.tries < AGAIN_LIMIT => {
                     asked.tries += 1;
@@ -500,7 +514,7 @@ impl BrowseDaemon {
                 }
             }
         }
-        began
+        (began, opened)
     }
 
     /// What the tables want of the daemon.
@@ -510,6 +524,29 @@ impl BrowseDaemon {
         }
         for cause in wishes.fresh {
             self.fresh(domain, cause, now);
+        }
+        if wishes.peek {
+            self.peek(domain, now);
+        }
+    }
+
+    /// Silence is about to take somebody away.
+    fn peek(&mut self, domain: &str, now: Instant) {
+        let Some(browse) = self.types.get_mut(domain) else { return };
+        let is_lossy = drops(self.port) > browse.drops;
+        let mut listed = 0;
+        for shared in &mut browse.tables {
+            listed = listed.max(shared.machine.listed_count());
+            if is_lossy {
+                shared.machine.lost_packets(now);
+            }
+        }
+        if is_lossy {
+            debug!(peerage.service_type = domain, "packets were lost: silence proves nothing");
+        }
+        // Two events for each instance: with more, the burst could overflow the library's channel.
+        if listed <= MANY_PEERS && browse.browse.is_running() {
+            self.ask(Ask::Peek(domain.to_owned()), now);
         }
     }
 
@@ -553,9 +590,20 @@ impl BrowseDaemon {
         for _ in 0..EVENTS_PER_TURN {
             let Some(browse) = self.types.get_mut(domain) else { return false };
             let is_stopping = browse.browse.is_stopping();
-            let Some(stream) = browse.current.as_mut() else { return false };
             let now = Instant::now();
-            let event = match stream.as_mut().poll_next(cx) {
+            // What was said before a look into the cache comes first.
+            let old = browse.old.as_mut().map(|old| old.as_mut().poll_next(cx));
+            if let Some(Poll::Ready(None)) = old {
+                browse.old = None;
+            }
+            let next = match (old, browse.current.as_mut()) {
+                // Its end is no news.
+                (Some(Poll::Ready(Some(ServiceEvent::SearchStopped(_)))), _) => continue,
+                (Some(event @ Poll::Ready(Some(_))), _) => event,
+                (_, Some(stream)) => stream.as_mut().poll_next(cx),
+                (_, None) => return false,
+            };
+            let event = match next {
                 Poll::Pending => return false,
                 Poll::Ready(Some(event)) => BrowseEvent::from(event),
                 // An end after our stop is as good as the word.
@@ -692,7 +740,9 @@ impl BrowseDaemon {
                 self.act(domain, action, now);
             }
         }
-        for (domain, generation) in self.hand_over(now) {
+        let (began, opened) = self.hand_over(now);
+        changed |= opened;
+        for (domain, generation) in began {
             self.input_all(&domain, &Input::Began { generation }, now, unpublished);
             if let Some(browse) = self.types.get_mut(&domain) {
                 for shared in &mut browse.tables {
@@ -747,7 +797,9 @@ impl Ask {
     fn hand_to(&self, daemon: &ServiceDaemon) -> Result<Option<Events<ServiceEvent>>, mdns_sd::Error> {
         match self {
             Self::Stop(domain) => daemon.stop_browse(domain).map(|()| None),
-            Self::Browse(domain, _) => daemon.browse(domain).map(|receiver| Some(events(receiver))),
+            Self::Browse(domain, _) | Self::Peek(domain) => {
+                daemon.browse(domain).map(|receiver| Some(events(receiver)))
+            }
             Self::Verify(full_name) => daemon.verify(full_name.clone(), VERIFY_WINDOW).map(|()| None),
         }
     }
@@ -770,12 +822,14 @@ impl TypeBrowse {
 pub(super) struct Wishes {
     pub(super) verify: Vec<String>,
     pub(super) fresh: Vec<FreshBrowse>,
+    pub(super) peek: bool,
 }
 
 impl Wishes {
     fn merge(&mut self, other: Self) {
         self.verify.extend(other.verify);
         self.fresh.extend(other.fresh);
+        self.peek |= other.peek;
     }
 }
 
@@ -800,6 +854,7 @@ impl Shared {
             match output {
                 Output::Fresh(cause) => wishes.fresh.push(*cause),
                 Output::Verify(full_name) => wishes.verify.push(full_name.clone()),
+                Output::Peek => wishes.peek = true,
                 _ => edits = true,
             }
         }
@@ -856,7 +911,7 @@ fn apply(publisher: &Publisher, outputs: &[Output], now: Instant) {
                     table.conflict(Arc::clone(node_id), kept.clone(), refused.clone(), now);
                 }
                 Output::Ignored(why) => counters.ignored(*why, 1),
-                Output::Fresh(_) | Output::Verify(_) => {}
+                Output::Fresh(_) | Output::Verify(_) | Output::Peek => {}
             }
         }
     });

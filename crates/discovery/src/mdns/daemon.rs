@@ -1,5 +1,6 @@
 //! The library's daemon: opened with our settings, its events as streams.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -77,6 +78,32 @@ fn try_bind(addr: SocketAddr) -> std::io::Result<()> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&addr.into())
+}
+
+/// How many packets the sockets of this process at a UDP port have lost, because they came faster than they were read.
+/// 0 where the system does not tell.
+pub(super) fn drops(port: u16) -> u64 {
+    let links = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let own: HashSet<String> = links
+        .filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok())
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let mut lost = 0;
+    for table in ["/proc/self/net/udp", "/proc/self/net/udp6"] {
+        let text = std::fs::read_to_string(table).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            // sl local remote st queues timer retransmits uid timeout inode references pointer drops
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let is_port = words
+                .get(1)
+                .and_then(|local| local.rsplit_once(':'))
+                .is_some_and(|(_, hex)| u16::from_str_radix(hex, 16) == Ok(port));
+            if is_port && words.get(9).is_some_and(|inode| own.contains(*inode)) {
+                lost += words.get(12).and_then(|drops| drops.parse::<u64>().ok()).unwrap_or(0);
+            }
+        }
+    }
+    lost
 }
 
 /// What one of the library's events means to the machine.

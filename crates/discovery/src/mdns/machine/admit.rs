@@ -18,6 +18,8 @@ use crate::{
 const TXT_GRACE: Duration = Duration::from_millis(300);
 /// A known instance whose TXT became empty keeps its old one this long (rule 4).
 const BARE_GRACE: Duration = Duration::from_secs(2);
+/// Addresses that are missing so soon after a browse began may still come.
+const NARROW_GRACE: Duration = Duration::from_millis(1_500);
 /// A listed instance may be without a usable address this long (rule 2).
 const HOMELESS_GRACE: Duration = Duration::from_secs(1);
 
@@ -68,6 +70,18 @@ impl Machine {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.generation = self.generation;
             entry.resolved = now;
+            // A browse that has just begun knows one family first, and the other a moment later.
+            let full_from = self.began.map(|t| t + NARROW_GRACE).filter(|t| now < *t);
+            let is_narrower = record.addresses.len() < entry.record.addresses.len()
+                && record.addresses.iter().all(|heard| entry.record.addresses.contains(heard));
+            entry.narrow = None;
+            if let Some(until) = full_from
+                && is_narrower
+                && entry.place == Place::Listed
+            {
+                let all = entry.record.addresses.clone();
+                entry.narrow = Some((std::mem::replace(&mut record.addresses, all), until));
+            }
             // A listed instance whose TXT went missing keeps the old one for a while.
             if record.txt.is_empty() && !entry.record.txt.is_empty() && settled {
                 let until = *entry.bare_until.get_or_insert(now + BARE_GRACE);
@@ -314,6 +328,12 @@ impl Machine {
         if entry.homeless_until.is_some_and(|until| until <= now) {
             entry.homeless_until = None;
             self.withdraw(key, now, out);
+        }
+        if let Some(entry) = self.entries.get_mut(key)
+            && let Some((addresses, _)) = entry.narrow.take_if(|(_, until)| *until <= now)
+        {
+            entry.record.addresses = addresses;
+            self.refresh_peer(key, now, out);
         }
         if self.entries.get(key).is_some_and(|e| e.recheck.is_some_and(|at| at <= now)) {
             self.refresh_peer(key, now, out);

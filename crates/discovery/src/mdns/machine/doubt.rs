@@ -25,6 +25,10 @@ const VERDICT_FROM: Duration = Duration::from_millis(1_900);
 const VERIFY_EVERY: Duration = Duration::from_secs(5);
 /// A responder repeats a record at most once a second, so one that has just spoken may stay silent this long.
 const SPOKE_LATELY: Duration = Duration::from_millis(1_100);
+/// Silence is void this long after it was seen that packets were lost: the time from the look to the decision.
+const LOSSY_FOR: Duration = Duration::from_millis(200);
+/// And everybody is asked again after this.
+const ASK_AFTER_LOSS: Duration = Duration::from_secs(5);
 /// A peer that is missing, but reached by somebody, is asked for this often (rule 11).
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
@@ -69,16 +73,16 @@ impl Machine {
             began.map(|t| t + self.options.confirm_window).filter(|until| unanswered && now < *until);
         let fate = Fate::Confirm { until: None };
         match &mut entry.doubt {
-            Some(doubt) => doubt.fate = fate,
+            Some(doubt) => doubt.turn(fate),
             none => {
-                *none = Some(Doubt { why: SuspectWhy::Withdrawn, fate, reported: false });
+                *none = Some(Doubt::new(SuspectWhy::Withdrawn, fate));
                 out.push(Output::Suspect(Arc::clone(&entry.node_id), SuspectWhy::Withdrawn));
             }
         }
         if still_out.is_some() {
             let until = self.confirm_until(key, began.unwrap_or(now)).max(now);
             if let Some(doubt) = self.entries.get_mut(key).and_then(|e| e.doubt.as_mut()) {
-                doubt.fate = Fate::Confirm { until: Some(until) };
+                doubt.turn(Fate::Confirm { until: Some(until) });
             }
         } else {
             self.unconfirmed.push(Arc::clone(key));
@@ -111,9 +115,9 @@ impl Machine {
         entry.homeless_until = None;
         match &mut entry.doubt {
             Some(doubt) if matches!(doubt.fate, Fate::Lost { .. }) => {}
-            Some(doubt) => doubt.fate = fate,
+            Some(doubt) => doubt.turn(fate),
             none => {
-                *none = Some(Doubt { why: SuspectWhy::SourceLost, fate, reported: false });
+                *none = Some(Doubt::new(SuspectWhy::SourceLost, fate));
                 out.push(Output::Suspect(Arc::clone(&entry.node_id), SuspectWhy::SourceLost));
             }
         }
@@ -138,9 +142,34 @@ impl Machine {
         }
     }
 
+    /// Events or packets are missing, so a missing answer proves nothing (rule 14).
+    fn silence_is_void(&self, now: Instant) -> bool {
+        self.freeze.is_on(now) || self.lossy.is_some_and(|t| now.duration_since(t) <= LOSSY_FOR)
+    }
+
+    /// The socket lost packets since the last browse began: perhaps the answers of those that seem to be silent.
+    pub(crate) fn lost_packets(&mut self, now: Instant) {
+        self.lossy = Some(now);
+        let again = now + ASK_AFTER_LOSS;
+        self.next_resync = Some(self.next_resync.map_or(again, |at| at.min(again)));
+    }
+
+    /// Shortly before a judgement: is there anybody to be judged?
+    pub(super) fn before_judgement(&self, generation: u64, out: &mut Vec<Output>) {
+        let is_missing = |key: &Arc<str>| {
+            self.entries.get(key).is_some_and(|e| {
+                let waits = e.doubt.is_some_and(|d| matches!(d.fate, Fate::Lost { .. } | Fate::Hold { .. }));
+                e.generation < generation && !waits
+            })
+        };
+        if self.nodes.values().any(|n| is_missing(&n.listed)) {
+            out.push(Output::Peek);
+        }
+    }
+
     /// 5 s after a browse began: who has not been heard in it is gone (rule 12).
     pub(super) fn judge(&mut self, generation: u64, now: Instant, out: &mut Vec<Output>) {
-        if self.freeze.is_on(now) {
+        if self.silence_is_void(now) {
             for entry in self.entries.values_mut() {
                 if entry.doubt.is_some_and(|d| d.fate == Fate::Judgement) {
                     entry.doubt = None;
@@ -168,9 +197,9 @@ impl Machine {
                 Some(until) => {
                     let fate = Fate::Hold { until, asked: now };
                     match &mut entry.doubt {
-                        Some(doubt) => doubt.fate = fate,
+                        Some(doubt) => doubt.turn(fate),
                         none => {
-                            *none = Some(Doubt { why: SuspectWhy::Silent, fate, reported: false });
+                            *none = Some(Doubt::new(SuspectWhy::Silent, fate));
                             out.push(Output::Suspect(Arc::clone(&entry.node_id), SuspectWhy::Silent));
                         }
                     }
@@ -200,13 +229,13 @@ impl Machine {
         };
         let silent: Vec<Arc<str>> =
             self.nodes.values().map(|n| &n.listed).filter(|key| is_silent(key)).cloned().collect();
-        if silent.is_empty() || silent.len() > FEW || self.freeze.is_on(now) {
+        if silent.is_empty() || silent.len() > FEW || self.silence_is_void(now) {
             return;
         }
         for key in silent {
             if let Some(entry) = self.entries.get_mut(&key) {
                 let why = SuspectWhy::Silent;
-                entry.doubt = Some(Doubt { why, fate: Fate::Judgement, reported: false });
+                entry.doubt = Some(Doubt::new(why, Fate::Judgement));
                 out.push(Output::Suspect(Arc::clone(&entry.node_id), why));
             }
         }
@@ -216,6 +245,7 @@ impl Machine {
     /// The daemon is gone: what was asked will not be answered, and silence proves nothing until the next browse.
     pub(super) fn deafened(&mut self) {
         self.judgements.clear();
+        self.peeks.clear();
         self.stragglers = None;
         self.unconfirmed.clear();
         for key in self.listed_keys() {
@@ -224,10 +254,10 @@ impl Machine {
                 check.how = How::Fresh;
                 check.due = None;
             }
-            if let Some(Doubt { fate: fate @ (Fate::Confirm { .. } | Fate::Judgement), .. }) =
-                &mut entry.doubt
+            if let Some(doubt) = &mut entry.doubt
+                && matches!(doubt.fate, Fate::Confirm { .. } | Fate::Judgement)
             {
-                *fate = Fate::Confirm { until: None };
+                doubt.turn(Fate::Confirm { until: None });
                 self.unconfirmed.push(key);
             }
         }
@@ -235,11 +265,19 @@ impl Machine {
 
     /// What time brings to a doubt.
     pub(super) fn doubt_due(&mut self, key: &Arc<str>, now: Instant, out: &mut Vec<Output>) {
-        let frozen = self.freeze.is_on(now);
+        let silence_is_void = self.silence_is_void(now);
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        let Some(doubt) = entry.doubt else { return };
+        let Some(doubt) = &mut entry.doubt else { return };
+        if doubt.due().is_none_or(|due| now < due) {
+            return;
+        }
+        let is_lost = matches!(doubt.fate, Fate::Lost { .. });
+        if !is_lost && !doubt.peeked {
+            doubt.peeked = true;
+            out.push(Output::Peek);
+        }
         let (until, asked) = match doubt.fate {
             Fate::Check | Fate::Judgement | Fate::Confirm { until: None } => return,
             Fate::Confirm { until: Some(until) } => (until, None),
@@ -249,8 +287,8 @@ impl Machine {
         if now < until {
             return;
         }
-        let is_lost = matches!(doubt.fate, Fate::Lost { .. });
-        if frozen && !is_lost {
+        let why = doubt.why;
+        if silence_is_void && !is_lost {
             // Events are missing, so the missing answer proves nothing.
             entry.doubt = None;
             out.push(Output::Clear(Arc::clone(&entry.node_id)));
@@ -260,7 +298,7 @@ impl Machine {
             let ask = asked.is_none_or(|t| now.duration_since(t) >= ASK_AGAIN);
             let fate = Fate::Hold { until: alive, asked: asked.filter(|_| !ask).unwrap_or(now) };
             if let Some(doubt) = &mut entry.doubt {
-                doubt.fate = fate;
+                doubt.turn(fate);
             }
             if ask {
                 out.push(Output::Fresh(FreshBrowse::Withdrawn));
@@ -268,7 +306,7 @@ impl Machine {
             return;
         }
         let reason =
-            if is_lost || doubt.why == SuspectWhy::Silent { LeaveReason::Silent } else { entry.reason(now) };
+            if is_lost || why == SuspectWhy::Silent { LeaveReason::Silent } else { entry.reason(now) };
         self.leave(key, reason, now, out);
     }
 
@@ -322,7 +360,7 @@ impl Machine {
             }
             Some(doubt) => doubt.reported = true,
             none => {
-                *none = Some(Doubt { why: SuspectWhy::Unreachable, fate: Fate::Check, reported: true });
+                *none = Some(Doubt { reported: true, ..Doubt::new(SuspectWhy::Unreachable, Fate::Check) });
                 out.push(Output::Suspect(Arc::clone(&entry.node_id), SuspectWhy::Unreachable));
             }
         }
@@ -391,7 +429,7 @@ impl Machine {
             (How::Library, Some(now + VERIFY_WINDOW + VERIFY_SLACK))
         };
         entry.checked = Some(now);
-        entry.check = Some(Check { due, started: now, how, reported, contested });
+        entry.check = Some(Check { due, started: now, how, reported, contested, peeked: false });
         out.push(match how {
             How::Library => Output::Verify(entry.record.full_name.clone()),
             How::Fresh => Output::Fresh(FreshBrowse::Verify),
@@ -405,6 +443,7 @@ impl Machine {
                 continue;
             };
             check.how = How::Fresh;
+            check.peeked = false;
             if check.due.is_none_or(|due| due < now + VERIFY_WINDOW) {
                 check.due = Some(now + VERIFY_WINDOW);
             }
@@ -424,7 +463,14 @@ impl Machine {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        let Some(check) = entry.check else { return };
+        let Some(check) = &mut entry.check else { return };
+        if check.due().is_none_or(|due| now < due) {
+            return;
+        }
+        if check.how == How::Fresh && !check.peeked {
+            check.peeked = true;
+            out.push(Output::Peek);
+        }
         if check.due.is_none_or(|due| now < due) {
             return;
         }

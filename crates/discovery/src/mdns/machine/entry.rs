@@ -40,7 +40,36 @@ pub(super) struct Doubt {
     pub(super) fate: Fate,
     /// A caller could not reach it.
     pub(super) reported: bool,
+    /// The library was asked for all that it knows, shortly before the decision.
+    pub(super) peeked: bool,
 }
+
+impl Doubt {
+    pub(super) fn new(why: SuspectWhy, fate: Fate) -> Self {
+        Self { why, fate, reported: false, peeked: false }
+    }
+
+    /// Something else decides it from now on.
+    pub(super) fn turn(&mut self, fate: Fate) {
+        self.fate = fate;
+        self.peeked = false;
+    }
+
+    /// When something is to be done about it.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let until = match self.fate {
+            Fate::Check | Fate::Judgement => None,
+            Fate::Confirm { until } => until,
+            Fate::Hold { until, .. } => Some(until),
+            Fate::Lost { until } => return Some(until),
+        };
+        until.map(|until| if self.peeked { until } else { until - PEEK })
+    }
+}
+
+/// So long before silence takes a peer away, the library is asked for all that it knows: it tells of records that are
+/// new, but not of those that somebody's forged goodbye had touched and the peer itself renewed.
+pub(super) const PEEK: Duration = Duration::from_millis(50);
 
 /// What decides a doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +97,17 @@ pub(super) struct Check {
     pub(super) reported: bool,
     /// Another instance claims the node id.
     pub(super) contested: bool,
+    /// As for a [`Doubt`].
+    pub(super) peeked: bool,
+}
+
+impl Check {
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.how {
+            How::Fresh if !self.peeked => self.due.map(|due| due - PEEK),
+            _ => self.due,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +141,8 @@ pub(super) struct Entry {
     pub(super) bare_until: Option<Instant>,
     /// It has no usable address: suspect at this time.
     pub(super) homeless_until: Option<Instant>,
+    /// Fewer addresses than before, from a browse that has just begun: believed at this time.
+    pub(super) narrow: Option<(Vec<Heard>, Instant)>,
     /// When to order the addresses anew: the first one is first only for having answered of late.
     pub(super) recheck: Option<Instant>,
     /// The earliest timer in the queue.
@@ -124,6 +166,7 @@ impl Entry {
             check_again: None,
             bare_until: None,
             homeless_until: None,
+            narrow: None,
             recheck: None,
             timer: None,
         }
@@ -145,15 +188,11 @@ impl Entry {
             Place::Held { until } => Some(until),
             Place::Listed | Place::Aside => None,
         };
-        let doubt = self.doubt.and_then(|d| match d.fate {
-            Fate::Check | Fate::Judgement => None,
-            Fate::Confirm { until } => until,
-            Fate::Hold { until, .. } | Fate::Lost { until } => Some(until),
-        });
         [
             held,
-            doubt,
-            self.check.and_then(|c| c.due),
+            self.doubt.and_then(|d| d.due()),
+            self.check.and_then(|c| c.due()),
+            self.narrow.as_ref().map(|(_, until)| *until),
             self.check_again,
             self.bare_until,
             self.homeless_until,

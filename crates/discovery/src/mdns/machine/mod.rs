@@ -20,7 +20,7 @@ use tokio::time::Instant;
 pub(crate) use self::admit::{Gate, Own};
 pub(crate) use self::doubt::VERIFY_WINDOW;
 pub(crate) use self::entry::Record;
-use self::entry::{Check, Doubt, Entry, Fate, Place};
+use self::entry::{Check, Doubt, Entry, Fate, PEEK, Place};
 use self::freeze::Freeze;
 use super::interfaces::IfTable;
 use crate::{AddressPolicy, Claim, FreshBrowse, Ignored, LeaveReason, Peer, Report, ServiceType, SuspectWhy};
@@ -34,7 +34,7 @@ const FEW_PEERS: usize = 50;
 /// mDNS is specified and tested for this many instances of a type on a link.
 pub(crate) const MANY_PEERS: usize = 300;
 /// A full table asks at most this often whether its peers are still there.
-const FULL_EVERY: Duration = Duration::from_secs(5);
+const FULL_EVERY: Duration = Duration::from_secs(2);
 /// Conflicts about our own node id are told at most this often.
 const OWN_CONFLICT_EVERY: Duration = Duration::from_secs(1);
 
@@ -104,6 +104,9 @@ pub(crate) enum Output {
     Conflict { node_id: Arc<str>, kept: Claim, refused: Claim },
     /// Ask everybody.
     Fresh(FreshBrowse),
+    /// Silence is about to take somebody away: let the library tell all that it knows, as if it were new, and say
+    /// whether packets were lost.
+    Peek,
     /// Ask this instance (full name) with the library's verification.
     Verify(String),
     /// An announcement was not listed.
@@ -128,12 +131,16 @@ pub(crate) struct Machine {
     unconfirmed: Vec<Arc<str>>,
     /// Generations whose missing peers are still to be judged. One a second, 5 s each: a handful.
     judgements: VecDeque<(u64, Instant)>,
+    /// As many looks that come shortly before them.
+    peeks: VecDeque<(u64, Instant)>,
     /// The next browse was asked for because somebody left.
     leaving: bool,
     /// When to look who else may have left with the one that caused this generation.
     stragglers: Option<(u64, Instant)>,
     next_resync: Option<Instant>,
     freeze: Freeze,
+    /// When it was seen that packets were lost.
+    lossy: Option<Instant>,
     interfaces: Arc<IfTable>,
     /// That of the options; loopback is allowed as long as it is used.
     addresses: AddressPolicy,
@@ -171,10 +178,12 @@ impl Machine {
             began: None,
             unconfirmed: Vec::new(),
             judgements: VecDeque::new(),
+            peeks: VecDeque::new(),
             leaving: false,
             stragglers: None,
             next_resync: None,
             freeze: Freeze::default(),
+            lossy: None,
             interfaces,
             own,
             own_conflict: None,
@@ -205,6 +214,7 @@ impl Machine {
         [
             self.timers.peek().map(|Reverse((at, _))| *at),
             self.judgements.front().map(|(_, at)| *at),
+            self.peeks.front().map(|(_, at)| *at),
             self.stragglers.map(|(_, at)| at),
             self.next_resync,
             self.freeze.until(),
@@ -228,6 +238,7 @@ impl Machine {
         self.generation = generation;
         self.began = Some(now);
         self.judgements.push_back((generation, now + JUDGE_AFTER));
+        self.peeks.push_back((generation, now + JUDGE_AFTER - PEEK));
         self.next_resync = self.resync_after().map(|pause| now + pause);
         self.stragglers = std::mem::take(&mut self.leaving).then_some((generation, now + CONFIRM_LIMIT));
 
@@ -285,6 +296,12 @@ impl Machine {
         {
             self.stragglers = None;
             self.ask_stragglers(generation, now, out);
+        }
+        while let Some((generation, at)) = self.peeks.front().copied()
+            && at <= now
+        {
+            self.peeks.pop_front();
+            self.before_judgement(generation, out);
         }
         while let Some((generation, at)) = self.judgements.front().copied()
             && at <= now

@@ -47,6 +47,10 @@ struct Script {
     log: Vec<String>,
     /// When browses began.
     browses: Vec<u64>,
+    /// When the library was asked for all that it knows.
+    peeks: Vec<u64>,
+    /// What it would tell then.
+    hidden: Vec<Record>,
     /// Full names that the library was told to verify, and when.
     verified: Vec<(u64, String)>,
 }
@@ -56,6 +60,8 @@ enum Step {
     Input(Input),
     Stopped,
     DaemonUp,
+    /// The look into the socket shows lost packets.
+    Lossy,
     /// The library's verdict about an instance that does not answer; void when a browse begins before.
     Verdict(String),
 }
@@ -97,6 +103,8 @@ impl Script {
             says_stopped: true,
             log: Vec::new(),
             browses: Vec::new(),
+            peeks: Vec::new(),
+            hidden: Vec::new(),
             verified: Vec::new(),
         };
         let action = script.browse.daemon_up(start);
@@ -169,6 +177,7 @@ impl Script {
         {
             match self.steps.remove(&key).unwrap() {
                 Step::Input(input) => self.input(input),
+                Step::Lossy => self.shared.machine.lost_packets(self.now),
                 Step::Verdict(full_name) => self.input(Input::Removed(full_name)),
                 Step::Stopped => {
                     let action = self.browse.stopped(self.now);
@@ -196,6 +205,12 @@ impl Script {
             let answers = self.world.iter().any(|(r, _)| r.full_name == full_name);
             if !answers {
                 self.schedule(self.now + Duration::from_secs(2), Step::Verdict(full_name));
+            }
+        }
+        if wishes.peek {
+            self.peeks.push(self.ms());
+            for record in self.hidden.clone() {
+                self.schedule(self.now + Duration::from_millis(2), Step::Input(Input::Resolved(record)));
             }
         }
         for _ in wishes.fresh {

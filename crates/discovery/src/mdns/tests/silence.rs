@@ -198,3 +198,90 @@ fn status_texts_of_trouble_exist_for_each_kind() {
         assert!(!status.to_string().is_empty());
     }
 }
+
+#[test]
+fn before_silence_takes_anybody_away_the_library_is_asked_for_all_that_it_knows() {
+    // A forged goodbye right after a browse began makes a record that the living peer then renews: the library tells
+    // nothing of that, as the record is not new.
+    let mut script = Script::new();
+    script.resolved(record("p1"));
+    script.until(5_000);
+    script.removed("p1");
+    script.hidden.push(record("p1"));
+    script.until(20_000);
+    assert_eq!(script.news(), ["0 joined p1", "5000 suspected p1 withdrawn", "5254 cleared p1"]);
+    assert_eq!(script.peeks, [5_252], "50 ms before the end of the window");
+
+    // The same for the judgement of a browse, and for a verification by a browse.
+    let mut script = Script::new();
+    script.resolved(record("p1"));
+    script.until(5_000);
+    script.hidden.push(record("p1"));
+    script.input(Input::Refresh);
+    script.until(20_000);
+    assert_eq!((script.news(), script.peeks.clone()), (vec!["0 joined p1".to_owned()], vec![4_950 + 5_001]));
+
+    let dotted = Record { full_name: full("a.b"), ..record("p1") };
+    let mut script = Script::new();
+    script.resolved(dotted.clone());
+    script.until(5_000);
+    script.hidden.push(dotted);
+    script.report("p1", Report::Unreachable);
+    script.until(20_000);
+    assert_eq!(script.news(), ["0 joined p1", "5000 suspected p1 unreachable", "6953 cleared p1"]);
+}
+
+#[test]
+fn lost_packets_make_silence_void_and_everybody_is_asked_again() {
+    let mut script = Script::new();
+    for label in ["judged", "withdrawn"] {
+        script.resolved(record(label));
+    }
+    script.until(5_000);
+    script.log.clear();
+    script.removed("withdrawn");
+    // What the look shows, each time it is made.
+    for ms in [5_253, 9_952] {
+        script.schedule(script.at(ms), Step::Lossy);
+    }
+    script.until(10_100);
+    assert_eq!(
+        script.news(),
+        [
+            "5000 suspected withdrawn withdrawn",
+            "5303 cleared withdrawn",
+            "6301 suspected judged silent",
+            "6301 suspected withdrawn silent",
+            "10001 cleared judged",
+            "10001 cleared withdrawn"
+        ]
+    );
+    // Without losses the next browses decide.
+    script.until(40_000);
+    let left: Vec<String> = script.news().into_iter().filter(|n| n.contains("left")).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[test]
+fn d010_sm_a_browse_that_knows_one_family_first_changes_nothing() {
+    let both = Record { addresses: heard(&["10.0.0.11", "fe80::5"]), ..record("p1") };
+    let only_v6 = Record { addresses: heard(&["fe80::5"]), ..record("p1") };
+    let mut script = Script::new();
+    script.resolved(both.clone());
+    script.until(5_000);
+    script.input(Input::Refresh);
+    script.later(5_060, Input::Resolved(only_v6.clone()));
+    script.later(6_090, Input::Resolved(both));
+    script.until(10_000);
+    assert_eq!(script.news(), ["0 joined p1"]);
+
+    // It is believed when the other family does not come, and at any other time at once.
+    script.input(Input::Refresh);
+    script.later(10_060, Input::Resolved(only_v6.clone()));
+    script.until(14_000);
+    assert_eq!(script.news(), ["11506 updated p1"]);
+    script.resolved(Record { addresses: heard(&["10.0.0.11", "fe80::5"]), ..record("p1") });
+    script.later(14_100, Input::Resolved(only_v6));
+    script.until(14_200);
+    assert_eq!(script.news(), ["14005 updated p1", "14100 updated p1"]);
+}
