@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::pool::Watchdog;
 use crate::error::{BodyError, BoxError, SendError, SendErrorKind, Stage};
@@ -73,11 +74,26 @@ impl From<Failure> for SendError {
 /// How far an exchange has come.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
+    /// When it has to be over, whatever is under way.
+    deadline: Option<Instant>,
     is_written: bool,
     /// Why the write broke. What the peer had said before may still be readable, such as a refusal.
     broken: Option<io::Error>,
     /// How much of a long answer was here when the timer was last set.
     seen: usize,
+}
+
+impl Exchange {
+    pub(super) fn over_by(deadline: Option<Instant>) -> Self {
+        Self { deadline, ..Self::default() }
+    }
+}
+
+/// How long something may take that has a limit, in an exchange that has a deadline.
+pub(super) fn until(deadline: Option<Instant>, limit: Option<Duration>) -> Option<Duration> {
+    let Some(deadline) = deadline else { return limit };
+    let left = deadline.saturating_duration_since(Instant::now());
+    Some(limit.map_or(left, |limit| limit.min(left)))
 }
 
 impl Conn {
@@ -149,7 +165,7 @@ impl Conn {
                 // Once a long answer is under way it is a stream like any other.
                 if self.reader.is_long() && self.reader.buffered() > exchange.seen {
                     exchange.seen = self.reader.buffered();
-                    self.timer.set(idle_timeout);
+                    self.timer.set(until(exchange.deadline, idle_timeout));
                 }
                 return self.poll_late(cx);
             }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, request};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 pub use self::builder::ClientBuilder;
@@ -24,7 +24,7 @@ use self::outgoing::Content;
 pub(crate) use self::outgoing::Outgoing;
 pub(crate) use self::stream::ResponseStream;
 
-use self::conn::{Conn, Counted, Exchange, Failure};
+use self::conn::{Conn, Counted, Exchange, Failure, until};
 use self::dial::Dialer;
 use self::pool::{Pool, PoolClosed};
 use crate::Body;
@@ -104,7 +104,7 @@ impl Client {
     {
         let (head, body) = request.into_parts();
         let content = Content::collect(body, &self.shared.settings.limits).await?;
-        match self.shared.exchange(&head, &content).await {
+        match self.shared.exchange(&head, &content, None).await {
             Err(error) if error.stage() == Stage::NotSent => {
                 Err(error.giving_back(Outgoing { head, content }))
             }
@@ -115,20 +115,30 @@ impl Client {
     /// As [`send`](Self::send), for a head that may have to be sent again, perhaps to another peer: it is
     /// only looked at, so no copy of it is needed in advance.
     ///
+    /// `deadline` ends the exchange if it comes before the connect or the response timeout. Moving it from
+    /// request to request costs a busy connection nothing, a timer around this future would. It does not
+    /// cover the time that `body` takes to be read.
+    ///
     /// # Errors
     ///
-    /// As [`send`](Self::send).
+    /// As [`send`](Self::send); at the deadline [`SendErrorKind::Timeout`], whose stage says whether there
+    /// was a connection.
     ///
     /// # Cancel safety
     ///
     /// As [`send`](Self::send).
-    pub async fn send_parts<B>(&self, head: &request::Parts, body: B) -> Result<Response<Body>, SendError>
+    pub async fn send_parts<B>(
+        &self,
+        head: &request::Parts,
+        body: B,
+        deadline: Option<Instant>,
+    ) -> Result<Response<Body>, SendError>
     where
         B: http_body::Body,
         B::Error: Into<BoxError>,
     {
         let content = Content::collect(body, &self.shared.settings.limits).await?;
-        match self.shared.exchange(head, &content).await {
+        match self.shared.exchange(head, &content, deadline).await {
             Err(error) if error.stage() == Stage::NotSent => {
                 Err(error.giving_back(Outgoing { head: head.clone(), content }))
             }
@@ -159,13 +169,14 @@ impl Shared {
         self: &Arc<Self>,
         head: &request::Parts,
         content: &Content,
+        deadline: Option<Instant>,
     ) -> Result<Response<Body>, SendError> {
         let Settings { limits, response_timeout, stream_idle_timeout: idle_timeout, .. } = &self.settings;
         let mut earlier = None;
         let error = loop {
             let conn = match earlier {
-                None => self.connection().await,
-                Some(_) => self.dial().await,
+                None => self.connection(deadline).await,
+                Some(_) => self.dial(deadline).await,
             };
             let mut conn = match conn {
                 Ok(conn) => conn,
@@ -175,8 +186,8 @@ impl Shared {
                 self.give_back(conn);
                 break SendError::new(content.refused(error), Stage::NotSent);
             }
-            conn.set_deadline(*response_timeout);
-            let mut exchange = Exchange::default();
+            conn.set_deadline(until(deadline, *response_timeout));
+            let mut exchange = Exchange::over_by(deadline);
             match poll_fn(|cx| conn.poll_exchange(cx, &mut exchange, *idle_timeout)).await {
                 Ok(frame) => return self.answer(conn, frame, &head.method),
                 Err(failure) if earlier.is_none() && may_resend(&conn, &failure, &head.method) => {
@@ -190,7 +201,7 @@ impl Shared {
     }
 
     /// The idle connection that was used last and is still silent, or a new one.
-    async fn connection(&self) -> Result<Box<Conn>, SendError> {
+    async fn connection(&self, deadline: Option<Instant>) -> Result<Box<Conn>, SendError> {
         loop {
             match self.pool.take() {
                 Ok(Some(mut conn)) => {
@@ -202,18 +213,18 @@ impl Shared {
                         return Ok(conn);
                     }
                 }
-                Ok(None) => return self.dial().await,
+                Ok(None) => return self.dial(deadline).await,
                 Err(PoolClosed) => return Err(SendError::new(SendErrorKind::Shutdown, Stage::NotSent)),
             }
         }
     }
 
-    async fn dial(&self) -> Result<Box<Conn>, SendError> {
+    async fn dial(&self, deadline: Option<Instant>) -> Result<Box<Conn>, SendError> {
         // Read before the handshake: files that change meanwhile make it the older one.
         #[cfg(feature = "tls")]
         let generation = self.dialer.generation();
         let dialing = self.dialer.dial();
-        let connection = match self.settings.connect_timeout {
+        let connection = match until(deadline, self.settings.connect_timeout) {
             None => dialing.await,
             Some(limit) => match timeout(limit, dialing).await {
                 Ok(connection) => connection,
