@@ -105,6 +105,16 @@ impl RetryPolicy {
         Self { ready_wait: limit, ..self }
     }
 
+    /// Whether an answer of this status is never followed by another attempt, whatever else it says.
+    #[must_use]
+    pub const fn ends_with(&self, status: u16) -> bool {
+        match StatusRule::of(status) {
+            StatusRule::Final => true,
+            StatusRule::OptIn => !self.repeat_500,
+            _ => false,
+        }
+    }
+
     /// See [`per_try`](Self::per_try).
     #[must_use]
     pub const fn per_try_limit(&self) -> Option<Duration> {
@@ -356,7 +366,7 @@ impl RetryState {
         z: u64,
     ) -> Action {
         let rule = StatusRule::of(status);
-        if rule == StatusRule::Final || (rule == StatusRule::OptIn && !self.policy.repeat_500) {
+        if self.policy.ends_with(status) {
             return Action::Return(StopReason::Final);
         }
         if no_retry {

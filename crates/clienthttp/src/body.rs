@@ -114,13 +114,19 @@ impl Body {
         self.hold.as_mut()?.permit.take()
     }
 
-    /// Keeps `hold` until the last byte was read.
-    pub(crate) fn holding(mut self, hold: impl FnOnce() -> Hold) -> Self {
-        use http_body::Body as _;
-        if !self.is_end_stream() && self.as_bytes().is_none() {
-            self.hold = Some(Box::new(hold()));
+    /// Whether all of it is in memory.
+    pub(crate) fn is_whole(&self) -> bool {
+        match &self.kind {
+            Kind::Whole { .. } => true,
+            #[cfg(feature = "zap")]
+            Kind::Zap(body) => body.look(|body| body.as_bytes().is_some()),
+            Kind::Stream(_) => false,
         }
-        self
+    }
+
+    /// Keeps `hold` until the last byte was read.
+    pub(crate) fn holding(self, hold: Hold) -> Self {
+        Self { hold: Some(Box::new(hold)), ..self }
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {

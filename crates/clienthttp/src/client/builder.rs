@@ -6,7 +6,7 @@ use peerage_discovery::{Discovery, DiscoveryError, ServiceType};
 use tokio::time::{Instant, timeout};
 
 use super::{Auth, BodyTimeout, Choice, Client, Settings, Shared, members::Members, running::Running};
-use crate::{AuthAttacher, Bearer, BoxError, BuildError, ConfigError, Dialer, Picker, Security};
+use crate::{AuthAttacher, Bearer, BoxError, BuildError, ConfigError, Dialer, Picker};
 
 /// What happens to answers that point elsewhere.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -211,7 +211,7 @@ impl ClientBuilder {
         Self { body_timeout: BodyTimeout::Own(limit.into()), ..self }
     }
 
-    /// How long a connection may take to come up, for the default dialer and [`LocalTrust`](crate::LocalTrust).
+    /// How long a connection may take to come up, for the default dialer and local trust.
     /// Default 3 s.
     pub fn connect_timeout(self, limit: Duration) -> Self {
         Self { connect_timeout: Some(limit), ..self }
@@ -404,8 +404,8 @@ fn dialer_and_auth(
                     Arc::new(by_default().tls(tls, names))
                 }
                 Some(dialer) => match dialer.security() {
-                    Security::Verified { client_identity: true } => dialer,
-                    Security::Verified { .. } => {
+                    crate::Security::Verified { client_identity: true } => dialer,
+                    crate::Security::Verified { .. } => {
                         return Err(ConfigError::LocalTrust { why: "the dialer shows no certificate" });
                     }
                     _ => return Err(ConfigError::LocalTrust { why: "the dialer does not verify peers" }),

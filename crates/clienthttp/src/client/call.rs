@@ -69,7 +69,8 @@ where
     if span.is_disabled() {
         return call.follow(head, body).await;
     }
-    let outcome = call.follow(head, body).instrument(span.clone()).await;
+    // Boxed, so that a call that nobody watches does not carry the room for it.
+    let outcome = Box::pin(call.follow(head, body).instrument(span.clone())).await;
     Call::record(&span, &outcome);
     outcome
 }
@@ -88,6 +89,7 @@ fn refuse(refused: Refused, request: Request<Body>) -> ClientError {
 struct Call<'c> {
     shared: &'c Shared,
     options: CallOptions,
+    began: Instant,
     deadline: Option<Instant>,
     /// The whole time of the call.
     limit: Option<Duration>,
@@ -117,8 +119,10 @@ enum Ended {
     /// The time of the call is over.
     Late {
         began: Instant,
-        in_attempt: bool,
+        phase: Phase,
     },
+    /// There is no time left to begin it.
+    NoTime,
     /// There is no credential for it. It was not sent, and must not be sent to anybody.
     Auth(BoxError),
     /// It must not be sent that way. Another peer would make no difference that the caller could rely on.
@@ -133,10 +137,12 @@ impl<'c> Call<'c> {
             (Some(own), Some(left)) => Some(own.min(left)),
             (limit, None) | (None, limit) => limit,
         };
-        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let began = Instant::now();
+        let deadline = limit.and_then(|limit| began.checked_add(limit));
         Self {
             shared,
             options,
+            began,
             deadline,
             limit,
             permit: Some(permit),
@@ -207,8 +213,9 @@ impl<'c> Call<'c> {
         // What the caller gets if nothing better comes: the last answer, or else the last failure.
         let mut answered: Option<(Response<Body>, Lease)> = None;
         let mut failed: Option<ExchangeError> = None;
+        let mut now = self.began;
         loop {
-            let mut lease = match self.pick(head, &tried, retry.attempts() + 1).await {
+            let mut lease = match self.pick(head, &tried, retry.attempts() + 1, &mut now).await {
                 Ok(lease) => lease,
                 Err(error) => {
                     return match (answered, failed) {
@@ -219,11 +226,16 @@ impl<'c> Call<'c> {
                 }
             };
             let number = retry.begin();
-            let ended = self.attempt(&mut lease, head, body, number).await;
-            let now = Instant::now();
+            let ended = self.attempt(&mut lease, head, body, number, now).await;
+            now = Instant::now();
             let (event, answer) = match ended {
                 Ended::Answer { response, began } => {
-                    (self.note_answer(&mut lease, &response, began, now), Some(response))
+                    let event = self.note_answer(&mut lease, &response, began, now);
+                    // Nearly every call ends here.
+                    if settings.retry.ends_with(response.status().as_u16()) {
+                        return Ok(self.hand_over(response, lease));
+                    }
+                    (event, Some(response))
                 }
                 Ended::Failure { mut error, began } => {
                     self.note_failure(&mut lease, &error, began, now);
@@ -249,13 +261,17 @@ impl<'c> Call<'c> {
                     failed = Some(error);
                     (event, None)
                 }
-                Ended::Late { began, in_attempt } => {
-                    if in_attempt {
-                        self.note_late(&mut lease, began, now);
-                    }
+                late @ (Ended::Late { .. } | Ended::NoTime) => {
+                    let phase = match late {
+                        Ended::Late { began, phase } => {
+                            self.note_late(&mut lease, began, now, phase);
+                            phase
+                        }
+                        _ => Phase::Connect,
+                    };
                     return match answered {
                         Some((response, lease)) => Ok(self.hand_over(response, lease)),
-                        None => Err(self.late(&retry)),
+                        None => Err(self.late(&retry, phase)),
                     };
                 }
                 Ended::Auth(source) => return Err(ClientError::Auth { call: self.failed(), source }),
@@ -271,11 +287,10 @@ impl<'c> Call<'c> {
                 drop(lease);
             }
             let members = &self.shared.members;
-            let now = members.at(now);
             let situation = Situation {
-                now,
+                now: members.at(now),
                 deadline: self.deadline.map(|deadline| members.at(deadline)),
-                other_peer: members.balancer().has_other(&tried, now),
+                other_peer: members.balancer().has_other(&tried, members.at(now)),
                 replayable: body.is_whole(),
                 estimate: 0,
             };
@@ -287,6 +302,7 @@ impl<'c> Call<'c> {
                     debug!(attempt = number, pause, "trying again");
                     if pause > 0 {
                         sleep(Duration::from_nanos(pause)).await;
+                        now = Instant::now();
                     }
                 }
                 stop => {
@@ -294,15 +310,22 @@ impl<'c> Call<'c> {
                     return match (answered, failed) {
                         (Some((response, lease)), _) => Ok(self.hand_over(response, lease)),
                         (None, Some(failure)) => Err(self.failure(failure, &retry, told_not_to)),
-                        (None, None) => Err(self.late(&retry)),
+                        // Not reached: an attempt that is not an answer is a failure.
+                        (None, None) => Err(self.late(&retry, Phase::Head)),
                     };
                 }
             }
         }
     }
 
-    /// Picks a peer; the first time also waits for one to appear.
-    async fn pick(&self, head: &Parts, tried: &LeaveOut, attempt: u32) -> Result<Lease, ClientError> {
+    /// Picks a peer; the first time also waits for one to appear, and tells how late it has become.
+    async fn pick(
+        &self,
+        head: &Parts,
+        tried: &LeaveOut,
+        attempt: u32,
+        now: &mut Instant,
+    ) -> Result<Lease, ClientError> {
         let members = &self.shared.members;
         let cx = PickContext {
             method: &head.method,
@@ -312,7 +335,7 @@ impl<'c> Call<'c> {
             random: members.balancer().random(),
         };
         let choice = &self.settings().choice;
-        let not_picked = match members.pick(choice, tried, &cx) {
+        let not_picked = match members.pick(choice, tried, &cx, *now) {
             Ok(lease) => return Ok(lease),
             Err(not_picked) => not_picked,
         };
@@ -321,13 +344,14 @@ impl<'c> Call<'c> {
         if !may_appear(&not_picked) || attempt > 1 {
             return Err(self.nobody(&not_picked, Duration::ZERO));
         }
-        let began = Instant::now();
+        let began = *now;
         let until = began + self.settings().retry.ready_wait_limit();
         let until = self.deadline.map_or(until, |deadline| deadline.min(until));
         loop {
             let mut changed = std::pin::pin!(members.changed());
             changed.as_mut().enable();
-            match members.pick(choice, tried, &cx) {
+            *now = Instant::now();
+            match members.pick(choice, tried, &cx, *now) {
                 Ok(lease) => return Ok(lease),
                 Err(error) if may_appear(&error) => {
                     if timeout_at(until, changed).await.is_err() {
@@ -340,13 +364,19 @@ impl<'c> Call<'c> {
     }
 
     /// One attempt on one peer.
-    async fn attempt(&self, lease: &mut Lease, head: &mut Parts, body: &Replay, number: u32) -> Ended {
+    async fn attempt(
+        &self,
+        lease: &mut Lease,
+        head: &mut Parts,
+        body: &Replay,
+        number: u32,
+        began: Instant,
+    ) -> Ended {
         let (members, settings) = (&self.shared.members, self.settings());
         let member = std::sync::Arc::clone(lease.member());
         let peer = member.peer();
-        let began = Instant::now();
         if self.deadline.is_some_and(|deadline| deadline.saturating_duration_since(began) < deadline::LEAST) {
-            return Ended::Late { began, in_attempt: false };
+            return Ended::NoTime;
         }
         let channel = match member.attached().channel(&*members.dialer, peer) {
             Ok(channel) => channel,
@@ -403,22 +433,19 @@ impl<'c> Call<'c> {
             server.address = %peer.address(),
             http.request.resend_count = number - 1,
         );
-        let exchange = channel.send(sent, body.attempt()).instrument(span);
-        let result = match until {
-            None => Ok(exchange.await),
-            Some(until) => timeout_at(until, exchange).await,
-        };
+        let exchange = channel.send(sent, body.attempt(), until);
+        let result =
+            if span.is_disabled() { exchange.await } else { Box::pin(exchange.instrument(span)).await };
         if undo {
             head.headers.remove(AUTHORIZATION);
         }
         match result {
-            Ok(Ok(response)) => Ended::Answer { response, began },
-            Ok(Err(error)) => Ended::Failure { error, began },
-            Err(_) if until == self.deadline => Ended::Late { began, in_attempt: true },
-            Err(elapsed) => {
-                let error = ExchangeError::new(FailureKind::Timeout, Stage::Ambiguous, elapsed);
-                Ended::Failure { error, began }
+            Ok(response) => Ended::Answer { response, began },
+            Err(error) if error.is_timeout() && self.deadline.is_some_and(|end| end <= Instant::now()) => {
+                let phase = if error.stage == Stage::NotSent { Phase::Connect } else { Phase::Head };
+                Ended::Late { began, phase }
             }
+            Err(error) => Ended::Failure { error, began },
         }
     }
 
@@ -536,7 +563,7 @@ impl<'c> Call<'c> {
     }
 
     /// The call's time was over during the attempt.
-    fn note_late(&mut self, lease: &mut Lease, began: Instant, now: Instant) {
+    fn note_late(&mut self, lease: &mut Lease, began: Instant, now: Instant, phase: Phase) {
         let members = &self.shared.members;
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let elapsed = now.saturating_duration_since(began);
@@ -551,9 +578,13 @@ impl<'c> Call<'c> {
         self.attempts.push(Attempt {
             peer: PeerInfo::new(lease.peer().clone()),
             outcome,
-            stage: Stage::Ambiguous,
+            stage: if phase == Phase::Connect { Stage::NotSent } else { Stage::Ambiguous },
             status: None,
-            failure: Some("did not answer in time"),
+            failure: Some(if phase == Phase::Connect {
+                "took too long to connect to"
+            } else {
+                "did not answer in time"
+            }),
             elapsed,
         });
     }
@@ -561,32 +592,29 @@ impl<'c> Call<'c> {
     /// The answer as the caller gets it.
     fn hand_over(&mut self, mut response: Response<Body>, lease: Lease) -> Response<Body> {
         let attempts = std::mem::take(&mut self.attempts);
-        let extensions = response.extensions_mut();
-        extensions.insert(PeerInfo::new(lease.peer().clone()));
-        extensions.insert(attempts.clone());
+        response.extensions_mut().insert(PeerInfo::new(lease.peer().clone()));
+        if response.body().is_whole() {
+            response.extensions_mut().insert(attempts);
+            return response;
+        }
+        response.extensions_mut().insert(attempts.clone());
         let by_default = self.settings().body_timeout;
-        let body_timeout = self.options.body_timeout.map_or(by_default, BodyTimeout::Own);
-        response.map(|body| {
-            body.holding(|| Hold {
-                lease,
-                permit: self.permit.take(),
-                deadline: match body_timeout {
-                    BodyTimeout::Covered => self.deadline,
-                    BodyTimeout::Own(limit) => limit.and_then(|limit| Instant::now().checked_add(limit)),
-                }
-                .map(|deadline| Box::pin(sleep_until(deadline))),
-                attempts,
-            })
-        })
+        let deadline = match self.options.body_timeout.map_or(by_default, BodyTimeout::Own) {
+            BodyTimeout::Covered => self.deadline,
+            BodyTimeout::Own(limit) => limit.and_then(|limit| Instant::now().checked_add(limit)),
+        };
+        let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
+        let hold = Hold { lease, permit: self.permit.take(), deadline, attempts };
+        response.map(|body| body.holding(hold))
     }
 
     fn failed(&mut self) -> Box<Failed> {
         Failed::after(std::mem::take(&mut self.attempts))
     }
 
-    fn late(&mut self, retry: &RetryState) -> ClientError {
+    fn late(&mut self, retry: &RetryState, phase: Phase) -> ClientError {
         let call = Failed::after(std::mem::take(&mut self.attempts)).spent(retry.has_resent());
-        ClientError::Timeout { where_: Phase::Head, attempts: retry.attempts() as usize, call }
+        ClientError::Timeout { where_: phase, attempts: retry.attempts() as usize, call }
     }
 
     /// The error of a failed exchange.

@@ -206,8 +206,9 @@ impl Members {
         choice: &Choice,
         tried: &LeaveOut,
         cx: &PickContext<'_>,
+        now: Instant,
     ) -> Result<Lease, NotPicked> {
-        let now = self.now();
+        let now = self.at(now);
         match choice {
             Choice::Policy => self.balancer.pick(tried, now),
             Choice::Picker(picker) => self.balancer.pick_by(tried, now, |peers| {

@@ -14,6 +14,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 use ::http::{Request, Response, request::Parts};
 use peerage_balance::{Outcome, Stage};
 use peerage_discovery::{Endpoint, Peer};
+use tokio::time::{Instant, timeout_at};
 use tower_service::Service;
 
 #[cfg(feature = "http")]
@@ -110,15 +111,34 @@ impl Channel {
         Self { kind: Kind::Zap(client) }
     }
 
-    /// One exchange.
-    pub(crate) async fn send(&self, head: &Parts, body: Body) -> Result<Response<Body>, ExchangeError> {
+    /// One exchange, over by `until`.
+    pub(crate) async fn send(
+        &self,
+        head: &Parts,
+        body: Body,
+        until: Option<Instant>,
+    ) -> Result<Response<Body>, ExchangeError> {
         match &self.kind {
+            // It watches the time itself, and knows best how far it came.
             #[cfg(feature = "zap")]
-            Kind::Zap(client) => match client.send_parts(head, body).await {
+            Kind::Zap(client) if body.is_whole() => match client.send_parts(head, body, until).await {
                 Ok(response) => Ok(response.map(Body::zap)),
                 Err(error) => Err(zap::failure(error)),
             },
-            Kind::Other(exchange) => exchange.send(Request::from_parts(head.clone(), body)).await,
+            // The time that the body takes to be read counts, too.
+            #[cfg(feature = "zap")]
+            Kind::Zap(client) => {
+                let exchange = async {
+                    match client.send_parts(head, body, until).await {
+                        Ok(response) => Ok(response.map(Body::zap)),
+                        Err(error) => Err(zap::failure(error)),
+                    }
+                };
+                in_time(Box::pin(exchange), until).await
+            }
+            Kind::Other(exchange) => {
+                in_time(exchange.send(Request::from_parts(head.clone(), body)), until).await
+            }
         }
     }
 
@@ -141,6 +161,15 @@ impl fmt::Debug for Channel {
             Kind::Other(_) => "Channel(service)",
         })
     }
+}
+
+async fn in_time<F>(exchange: F, until: Option<Instant>) -> Result<Response<Body>, ExchangeError>
+where
+    F: Future<Output = Result<Response<Body>, ExchangeError>>,
+{
+    let Some(until) = until else { return exchange.await };
+    let too_late = |elapsed| ExchangeError::new(FailureKind::Timeout, Stage::Ambiguous, elapsed);
+    timeout_at(until, exchange).await.unwrap_or_else(|elapsed| Err(too_late(elapsed)))
 }
 
 type Exchanging = Pin<Box<dyn Future<Output = Result<Response<Body>, ExchangeError>> + Send>>;
@@ -252,6 +281,10 @@ impl ExchangeError {
             | FailureKind::RequestBody
             | FailureKind::Closed => None,
         }
+    }
+
+    pub(crate) const fn is_timeout(&self) -> bool {
+        matches!(self.kind, FailureKind::Timeout | FailureKind::ConnectTimeout)
     }
 
     /// The rest of the sentence "billing-1 was tried and …".

@@ -48,20 +48,31 @@ fn request<B: Default>() -> Request<B> {
     Request::get("http://billing/v1/ping").header("accept", "text/plain").body(B::default()).unwrap()
 }
 
+const TEST: &str = "cost::h015_a_call_costs_at_most_three_allocations_more_than_its_exchange";
+
 #[test]
 fn h015_a_call_costs_at_most_three_allocations_more_than_its_exchange() {
-    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let peers = [peer_elsewhere(), peer_elsewhere(), peer_elsewhere()];
+    // Alone: subscribers of other tests would make the client keep spans.
+    peerage_tests::alone::run(TEST, &[], || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let peers = [peer_elsewhere(), peer_elsewhere(), peer_elsewhere()];
 
-    let bare = Bare::builder(Target::Tcp(peers[0])).build();
-    let own = allocations(&runtime, async || {
-        bare.send(request::<ZapBody>()).await.unwrap();
+        let bare = Bare::builder(Target::Tcp(peers[0])).build();
+        let own = allocations(&runtime, async || {
+            bare.send(request::<ZapBody>()).await.unwrap();
+        });
+        let list = ["billing-1", "billing-2", "billing-3"].into_iter().zip(peers);
+        let list = list.map(|(id, addr)| at(id, addr));
+        let client = runtime.block_on(Client::builder_with(fixed(list)).bearer("T0KEN").build()).unwrap();
+        let ours = allocations(&runtime, async || {
+            client.send(request::<Body>()).await.unwrap();
+        });
+        println!("allocations of a call: bare {own}, with discovery, pick, credential and retries {ours}");
+        assert!(ours <= own + 3.0, "{ours} allocations, {own} of them the exchange's");
+        let size = size_of_val(&client.send(request::<Body>()));
+        println!(
+            "size of a call's future: {size} bytes; of a bare one {}",
+            size_of_val(&bare.send(request::<ZapBody>()))
+        );
     });
-    let list = ["billing-1", "billing-2", "billing-3"].into_iter().zip(peers).map(|(id, addr)| at(id, addr));
-    let client = runtime.block_on(Client::builder_with(fixed(list)).build()).unwrap();
-    let ours = allocations(&runtime, async || {
-        client.send(request::<Body>()).await.unwrap();
-    });
-    println!("allocations of a call: bare {own}, with discovery, pick and retries {ours}");
-    assert!(ours <= own + 3.0, "{ours} allocations, {own} of them the exchange's");
 }
