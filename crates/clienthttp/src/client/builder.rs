@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderValue, uri::Authority};
 use peerage_balance::{Generator, Policy, RetryPolicy, Settings as BalanceSettings};
-use peerage_discovery::{Discovery, DiscoveryError, ServiceType};
+use peerage_discovery::{Discovery, DiscoveryError, OpenOptions, ServiceType};
 use tokio::time::{Instant, timeout};
 
 use super::{Auth, BodyTimeout, Choice, Client, Settings, Shared, members::Members, running::Running};
@@ -439,13 +439,7 @@ fn open(source: Source, service: &ServiceType) -> Result<(Arc<dyn Discovery>, bo
 }
 
 fn by_text(uris: &str, service: &ServiceType) -> Result<Arc<dyn Discovery>, ConfigError> {
-    #[cfg(feature = "mdns")]
-    if uris == "mdns:" {
-        return Ok(Arc::new(peerage_discovery::mdns::MdnsDiscovery::builder(service).build()));
-    }
-    let _ = service;
-    let rule = "is not understood yet";
-    Err(ConfigError::Discovery(DiscoveryError::InvalidSource { part: uris.to_owned(), rule }))
+    peerage_discovery::open(uris, Some(service), OpenOptions::default()).map_err(ConfigError::Discovery)
 }
 
 /// 128 random bits.

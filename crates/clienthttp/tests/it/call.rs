@@ -115,3 +115,13 @@ async fn s132_a_peer_is_dialled_when_it_is_called_and_not_when_it_is_seen() {
     listener.accept().expect("the peer that was picked was dialled");
     assert!(listener.accept().is_err(), "and no other");
 }
+
+#[tokio::test]
+async fn a_source_may_be_given_as_text() {
+    let peer = Peer::start("billing-1").await;
+    let client = Client::builder("billing").source(format!("static:{}", peer.addr())).build().await.unwrap();
+    let answer = client.get("/").send().await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "billing-1");
+    let refused = Client::builder("billing").source("pigeon:coop").build_lazy();
+    assert!(matches!(refused, Err(peerage_clienthttp::ConfigError::Discovery(_))), "{refused:?}");
+}
