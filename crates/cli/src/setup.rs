@@ -77,6 +77,8 @@ fn identity(global: &Global) -> Result<Option<ClusterTls>, Failure> {
 
 /// The source of one service.
 pub(crate) fn source(global: &Global, name: &str) -> Result<Arc<dyn Discovery>, Failure> {
+    // Nobody is dialled, but options that make no sense are refused all the same.
+    identity(global)?;
     let service: ServiceType = name.parse().map_err(|error: DiscoveryError| Failure::usage(Chain(&error)))?;
     discovery::open(&global.from, Some(&service), OpenOptions::default())
         .map_err(|error| Failure::usage(Chain(&error)))
