@@ -195,6 +195,7 @@ impl Drop for File {
 
 async fn look_again_and_again(file: Weak<File>) {
     loop {
+        // How often the file is looked at: a new token counts within a second (H-036).
         tokio::time::sleep(LOOK).await;
         let Some(file) = file.upgrade() else { return };
         // Off the runtime's threads: a network file system may take its time.

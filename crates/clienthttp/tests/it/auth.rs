@@ -204,6 +204,7 @@ async fn h036_a_token_file_is_followed() {
                 if peer.seen.look(|seen| seen.last().unwrap().header("authorization") == Some(&expected)) {
                     break;
                 }
+                // Between two calls: nothing tells when the file was read again.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -223,6 +224,7 @@ async fn h036_a_token_file_is_followed() {
         let warned = async {
             while log.count(why) == 0 {
                 client.get("/").send().await.unwrap();
+                // Between two looks: a log line tells nobody that it was written.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

@@ -46,6 +46,7 @@ async fn h012_build_resolves_when_enough_peers_are_there() {
     let third = {
         let source = source.clone();
         tokio::spawn(async move {
+            // The 300 ms of the row itself: the moment at which the third peer appears.
             tokio::time::sleep(Duration::from_millis(300)).await;
             source.join("billing-3", &[([127, 0, 0, 1], 3).into()]);
             Instant::now()
@@ -103,6 +104,7 @@ async fn h014_without_peers_to_wait_for_a_call_waits_for_the_first() {
         let client = client.clone();
         async move { client.get("/").send().await }
     });
+    // Too short a wait cannot make this fail, only miss a call that ended without a peer.
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!calling.is_finished());
     source.join("billing-1", &[peer.addr()]);
