@@ -3,13 +3,14 @@
 use std::fs;
 
 use crate::run::{Outcome, answers, cargo, in_ci, root, step};
-use crate::{rows, tidy};
+use crate::{codegen, rows, tidy};
 
 /// The features that each crate must build with alone, beside none at all.
 const FEATURES: &[(&str, &[&str])] = &[
     ("peerage-balance", &[]),
     ("peerage-discovery", &["mdns"]),
     ("peerage-zaphttp", &["tls"]),
+    ("peerage-controlclient", &["server"]),
     ("peerage-clienthttp", &["zap", "http", "mdns", "json", "test-util"]),
 ];
 
@@ -17,6 +18,7 @@ const FEATURES: &[(&str, &[&str])] = &[
 pub(crate) fn lint() -> Outcome {
     step("format", &mut cargo(&["fmt", "--all", "--check"]))?;
     tidy::run()?;
+    codegen::run(&["--check"])?;
     step(
         "clippy",
         &mut cargo(&[

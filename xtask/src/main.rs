@@ -8,6 +8,7 @@
 )]
 
 mod ci;
+mod codegen;
 mod fuzz;
 mod interop;
 mod rows;
@@ -19,10 +20,12 @@ use std::process::ExitCode;
 const HELP: &str = "\
 usage: cargo xtask TASK
 
-  lint             format, clippy, docs, each feature alone, tidy, deny
+  lint             format, generated code, clippy, docs, each feature alone, tidy, deny
   test             every test that needs no root; ends with what was skipped and why
   ci               lint, then test: what .ci/run does
   tidy             dependency arrows, inherited lints, conformance rows no test names
+  codegen [--check]
+                   proto/ to crates/controlclient/src/gen, or whether that is up to date
   netns            the long tests that need network namespaces (minutes)
   interop          our programs beside OpenSSL, Go, python-zeroconf, avahi, curl (4 min)
   bench zaphttp    client and server beside hyper and a raw epoll loop (release build)
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => ci::test(rest),
         ["ci"] => ci::lint().and_then(|()| ci::test(&[])),
         ["tidy"] => tidy::run(),
+        ["codegen", rest @ ..] => codegen::run(rest),
         ["netns", rest @ ..] => ci::netns(rest),
         ["bench", rest @ ..] => ci::bench(rest),
         ["interop"] => interop::run(),

@@ -11,6 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("balance", &[]),
     ("discovery", &[]),
     ("zaphttp", &[]),
+    ("controlclient", &["balance"]),
     ("clienthttp", &["balance", "discovery", "zaphttp"]),
     ("peerage", &["balance", "discovery", "zaphttp", "clienthttp"]),
     ("cli", &["peerage"]),
