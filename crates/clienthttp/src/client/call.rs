@@ -214,6 +214,7 @@ impl<'c> Call<'c> {
         let mut answered: Option<(Response<Body>, Lease)> = None;
         let mut failed: Option<ExchangeError> = None;
         let mut now = self.began;
+        let mut fresh = false;
         loop {
             let mut lease = match self.pick(head, &tried, retry.attempts() + 1, &mut now).await {
                 Ok(lease) => lease,
@@ -226,7 +227,7 @@ impl<'c> Call<'c> {
                 }
             };
             let number = retry.begin();
-            let ended = self.attempt(&mut lease, head, body, number, now).await;
+            let ended = self.attempt(&mut lease, head, body, (number, fresh), now).await;
             now = Instant::now();
             let (event, answer) = match ended {
                 Ended::Answer { response, began } => {
@@ -295,7 +296,9 @@ impl<'c> Call<'c> {
                 estimate: 0,
             };
             match retry.ended(event, &situation, members.balancer().random().next_u64()) {
-                Action::Again { pause, leave_out, .. } => {
+                Action::Again { pause, leave_out, fresh: asked, .. } => {
+                    // An idle connection that was gone says the same of those beside it.
+                    fresh = asked || event == Event::Stale;
                     if !leave_out {
                         tried = LeaveOut::default();
                     }
@@ -369,7 +372,7 @@ impl<'c> Call<'c> {
         lease: &mut Lease,
         head: &mut Parts,
         body: &Replay,
-        number: u32,
+        (number, fresh): (u32, bool),
         began: Instant,
     ) -> Ended {
         let (members, settings) = (&self.shared.members, self.settings());
@@ -433,7 +436,7 @@ impl<'c> Call<'c> {
             server.address = %peer.address(),
             http.request.resend_count = number - 1,
         );
-        let exchange = channel.send(sent, body.attempt(), until);
+        let exchange = channel.send(sent, body.attempt(), fresh, until);
         let result =
             if span.is_disabled() { exchange.await } else { Box::pin(exchange.instrument(span)).await };
         if undo {

@@ -14,6 +14,8 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 use ::http::{Request, Response, request::Parts};
 use peerage_balance::{Outcome, Stage};
 use peerage_discovery::{Endpoint, Peer};
+#[cfg(feature = "zap")]
+use peerage_zaphttp::Reuse;
 use tokio::time::{Instant, timeout_at};
 use tower_service::Service;
 
@@ -111,17 +113,24 @@ impl Channel {
         Self { kind: Kind::Zap(client) }
     }
 
-    /// One exchange, over by `until`.
+    /// One exchange, over by `until`, if possible on a connection of its own if it is to be `fresh`.
+    #[cfg_attr(
+        not(feature = "zap"),
+        expect(unused_variables, reason = "services have connections of their own")
+    )]
     pub(crate) async fn send(
         &self,
         head: &Parts,
         body: Body,
+        fresh: bool,
         until: Option<Instant>,
     ) -> Result<Response<Body>, ExchangeError> {
+        #[cfg(feature = "zap")]
+        let reuse = if fresh { Reuse::Never } else { Reuse::Idle };
         match &self.kind {
             // It watches the time itself, and knows best how far it came.
             #[cfg(feature = "zap")]
-            Kind::Zap(client) if body.is_whole() => match client.send_parts(head, body, until).await {
+            Kind::Zap(client) if body.is_whole() => match client.send_once(head, body, reuse, until).await {
                 Ok(response) => Ok(response.map(Body::zap)),
                 Err(error) => Err(zap::failure(error)),
             },
@@ -129,7 +138,7 @@ impl Channel {
             #[cfg(feature = "zap")]
             Kind::Zap(client) => {
                 let exchange = async {
-                    match client.send_parts(head, body, until).await {
+                    match client.send_once(head, body, reuse, until).await {
                         Ok(response) => Ok(response.map(Body::zap)),
                         Err(error) => Err(zap::failure(error)),
                     }

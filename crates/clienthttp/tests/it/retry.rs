@@ -10,10 +10,11 @@ use std::{
 };
 
 use axum::{Router, http::StatusCode, response::IntoResponse};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method};
 use peerage_clienthttp::{Body, Client, ClientBuilder, ClientError, RetryPolicy, Stage};
 use peerage_tests::{Refuser, ScriptedServer, ServerEvent};
+use peerage_zaphttp::wire::{Limits, Payload, put_response};
 use tokio::time::Instant;
 
 use crate::kit::{Peer, at, client_of, fixed};
@@ -116,6 +117,39 @@ async fn s224_a_call_is_sent_twice_at_most_and_the_last_answer_is_handed_over() 
 
     let never = client_of(&all).retry(RetryPolicy::never()).build().await.unwrap();
     assert_eq!(never.get("/").send().await.unwrap().attempts().unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn s224_a_call_on_a_stale_connection_is_sent_once_more_on_a_fresh_one_and_by_one_layer() {
+    let server = ScriptedServer::start(|mut conn| async move {
+        if conn.number() == 0 {
+            conn.read_frame().await;
+            let (mut answer, headers) = (BytesMut::new(), HeaderMap::new());
+            put_response(
+                &mut answer,
+                StatusCode::OK,
+                &headers,
+                Payload::Inline(b"x"),
+                None,
+                &Limits::default(),
+            )
+            .unwrap();
+            conn.send(&answer).await;
+        }
+        conn.read_frame().await;
+        conn.close().await;
+    })
+    .await;
+    let client = client_at(&[("billing-1", server.addr())]).build().await.unwrap();
+    let first = client.get("/").send().await.unwrap();
+    assert_eq!(first.bytes().await.unwrap(), "x");
+    assert_eq!(frames(&server), 1);
+
+    let error = client.get("/").send().await.unwrap_err();
+    assert!(matches!(error, ClientError::OutcomeUnknown { .. }), "{error:?}");
+    let stages: Vec<_> = error.attempts().unwrap().iter().map(|attempt| attempt.stage).collect();
+    assert_eq!(stages, [Stage::Stale, Stage::Ambiguous]);
+    assert_eq!((frames(&server), server.connection_count()), (3, 2), "two layers would have sent it thrice");
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use self::outgoing::Content;
 pub(crate) use self::outgoing::Outgoing;
 pub(crate) use self::stream::ResponseStream;
 
-use self::conn::{Conn, Counted, Exchange, Failure, until};
+use self::conn::{Conn, Counted, Exchange, until};
 use self::dial::Dialer;
 use self::pool::{Pool, PoolClosed};
 use crate::Body;
@@ -104,7 +104,7 @@ impl Client {
     {
         let (head, body) = request.into_parts();
         let content = Content::collect(body, &self.shared.settings.limits).await?;
-        match self.shared.exchange(&head, &content, None).await {
+        match self.shared.exchange(&head, &content).await {
             Err(error) if error.stage() == Stage::NotSent => {
                 Err(error.giving_back(Outgoing { head, content }))
             }
@@ -112,8 +112,9 @@ impl Client {
         }
     }
 
-    /// As [`send`](Self::send), for a head that may have to be sent again, perhaps to another peer: it is
-    /// only looked at, so no copy of it is needed in advance.
+    /// Sends a request at most once, for a caller with a rule of its own on what is sent again, and where:
+    /// two layers that repeat multiply (S-224). The head is only looked at, so no copy of it is needed in
+    /// advance.
     ///
     /// `deadline` ends the exchange if it comes before the connect or the response timeout. Moving it from
     /// request to request costs a busy connection nothing, a timer around this future would. It does not
@@ -121,16 +122,17 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send); at the deadline [`SendErrorKind::Timeout`], whose stage says whether there
-    /// was a connection.
+    /// As [`send`](Self::send); also [`Stage::Stale`] for a reused connection that was gone, and at the
+    /// deadline [`SendErrorKind::Timeout`], whose stage says whether there was a connection.
     ///
     /// # Cancel safety
     ///
     /// As [`send`](Self::send).
-    pub async fn send_parts<B>(
+    pub async fn send_once<B>(
         &self,
         head: &request::Parts,
         body: B,
+        reuse: Reuse,
         deadline: Option<Instant>,
     ) -> Result<Response<Body>, SendError>
     where
@@ -138,11 +140,12 @@ impl Client {
         B::Error: Into<BoxError>,
     {
         let content = Content::collect(body, &self.shared.settings.limits).await?;
-        match self.shared.exchange(head, &content, deadline).await {
-            Err(error) if error.stage() == Stage::NotSent => {
+        match self.shared.attempt(head, &content, reuse, deadline).await {
+            Ok(response) => Ok(response),
+            Err(Attempt { error, .. }) if error.stage() == Stage::NotSent => {
                 Err(error.giving_back(Outgoing { head: head.clone(), content }))
             }
-            outcome => outcome,
+            Err(Attempt { error, .. }) => Err(error),
         }
     }
 
@@ -164,40 +167,47 @@ impl Client {
 }
 
 impl Shared {
-    /// A request out, an answer in; once more if a reused connection did not survive it.
+    /// A request out, an answer in; once more if a reused connection did not survive it (zaphttp §4).
     async fn exchange(
         self: &Arc<Self>,
         head: &request::Parts,
         content: &Content,
-        deadline: Option<Instant>,
     ) -> Result<Response<Body>, SendError> {
-        let Settings { limits, response_timeout, stream_idle_timeout: idle_timeout, .. } = &self.settings;
-        let mut earlier = None;
-        let error = loop {
-            let conn = match earlier {
-                None => self.connection(deadline).await,
-                Some(_) => self.dial(deadline).await,
-            };
-            let mut conn = match conn {
-                Ok(conn) => conn,
-                Err(error) => break error,
-            };
-            if let Err(error) = content.put(head, &mut conn.outbox, limits) {
-                self.give_back(conn);
-                break SendError::new(content.refused(error), Stage::NotSent);
-            }
-            conn.set_deadline(until(deadline, *response_timeout));
-            let mut exchange = Exchange::over_by(deadline);
-            match poll_fn(|cx| conn.poll_exchange(cx, &mut exchange, *idle_timeout)).await {
-                Ok(frame) => return self.answer(conn, frame, &head.method),
-                Err(failure) if earlier.is_none() && may_resend(&conn, &failure, &head.method) => {
-                    debug!(kind = ?failure.kind, "reused connection was gone, sending again");
-                    earlier = Some(failure.stage);
-                }
-                Err(failure) => break failure.into(),
-            }
+        let first = match self.attempt(head, content, Reuse::Idle, None).await {
+            Ok(response) => return Ok(response),
+            Err(failed) => failed,
         };
-        Err(error.at_least(earlier.unwrap_or(Stage::NotSent)))
+        if !first.may_resend(&head.method) {
+            return Err(first.error);
+        }
+        debug!(kind = ?first.error.kind(), "reused connection was gone, sending again");
+        let again = self.attempt(head, content, Reuse::Never, None).await;
+        again.map_err(|failed| failed.error.at_least(first.error.stage()))
+    }
+
+    /// A request out, an answer in.
+    async fn attempt(
+        self: &Arc<Self>,
+        head: &request::Parts,
+        content: &Content,
+        reuse: Reuse,
+        deadline: Option<Instant>,
+    ) -> Result<Response<Body>, Attempt> {
+        let Settings { limits, response_timeout, stream_idle_timeout: idle_timeout, .. } = &self.settings;
+        let mut conn = match reuse {
+            Reuse::Idle => self.connection(deadline).await?,
+            Reuse::Never => self.dial(deadline).await?,
+        };
+        if let Err(error) = content.put(head, &mut conn.outbox, limits) {
+            self.give_back(conn);
+            return Err(SendError::new(content.refused(error), Stage::NotSent).into());
+        }
+        conn.set_deadline(until(deadline, *response_timeout));
+        let mut exchange = Exchange::over_by(deadline);
+        match poll_fn(|cx| conn.poll_exchange(cx, &mut exchange, *idle_timeout)).await {
+            Ok(frame) => Ok(self.answer(conn, frame, &head.method)?),
+            Err(failure) => Err(Attempt { error: failure.into(), reused: conn.reused }),
+        }
     }
 
     /// The idle connection that was used last and is still silent, or a new one.
@@ -279,14 +289,40 @@ impl Shared {
     }
 }
 
-/// Whether a request that failed on a reused connection goes out again on a new one (zaphttp §4).
-fn may_resend(conn: &Conn, failure: &Failure, method: &Method) -> bool {
-    conn.reused
-        && match failure.stage {
-            Stage::NotSent => failure.kind != SendErrorKind::Timeout,
-            Stage::Stale => is_idempotent(method),
-            Stage::Ambiguous => false,
-        }
+/// Which connection a request may go out on.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[expect(clippy::exhaustive_enums, reason = "a connection was used before or it was not")]
+pub enum Reuse {
+    /// An idle one, or a new one if there is none.
+    #[default]
+    Idle,
+    /// A new one, as after an idle one that turned out to be gone.
+    Never,
+}
+
+/// A request that got no answer.
+struct Attempt {
+    error: SendError,
+    /// Whether its connection had carried a request before.
+    reused: bool,
+}
+
+impl Attempt {
+    /// Whether the request may go out again on a new connection: the old one was only left over from before.
+    fn may_resend(&self, method: &Method) -> bool {
+        self.reused
+            && match self.error.stage() {
+                Stage::NotSent => !matches!(self.error.kind(), SendErrorKind::Timeout),
+                Stage::Stale => is_idempotent(method),
+                Stage::Ambiguous => false,
+            }
+    }
+}
+
+impl From<SendError> for Attempt {
+    fn from(error: SendError) -> Self {
+        Self { error, reused: false }
+    }
 }
 
 /// RFC 9110 §9.2.2.
