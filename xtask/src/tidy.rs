@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("zaphttp", &[]),
     ("controlclient", &["balance"]),
     ("clienthttp", &["balance", "discovery", "zaphttp"]),
-    ("peerage", &["balance", "discovery", "zaphttp", "clienthttp"]),
+    ("peerage", &["balance", "discovery", "zaphttp", "clienthttp", "controlclient"]),
     ("cli", &["peerage"]),
 ];
 

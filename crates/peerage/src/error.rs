@@ -28,6 +28,14 @@ pub enum MeshError {
         /// The most clients a mesh keeps.
         limit: usize,
     },
+    /// A registration was asked for, and no gateway was given.
+    #[cfg(feature = "controlclient")]
+    #[error("no gateway to register with")]
+    NoGateway,
+    /// The gateway refuses the registration, or does not answer.
+    #[cfg(feature = "controlclient")]
+    #[error("registration")]
+    Register(#[from] peerage_controlclient::StartError),
     /// The mesh was closed.
     #[error("the mesh is closed")]
     Closed,

@@ -30,9 +30,10 @@
 //! - [`zaphttp`]: the wire, client and server.
 //! - [`balance`]: which peer, may it be repeated, how long to wait.
 //! - [`clienthttp`]: the client that finds the peer it talks to.
+//! - `controlclient`: a registration at a gateway, kept alive.
 //!
 //! # Features
-//! `http` (default): dial peers that are ordinary web servers. `json` (default): bodies as JSON.
+//! `controlclient` (default): register at gateways what is served. `http` (default): dial peers that are ordinary web servers. `json` (default): bodies as JSON.
 
 mod error;
 mod mesh;
@@ -40,6 +41,8 @@ mod served;
 
 pub use peerage_balance as balance;
 pub use peerage_clienthttp as clienthttp;
+#[cfg(feature = "controlclient")]
+pub use peerage_controlclient as controlclient;
 pub use peerage_discovery as discovery;
 pub use peerage_zaphttp as zaphttp;
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::{Request, Response};
 use peerage_clienthttp::{Client, LocalTrust};
+#[cfg(feature = "controlclient")]
+use peerage_controlclient::{Gateway, Registration, RegistrationBuilder};
 use peerage_discovery::mdns::{Interfaces, MdnsDiscovery};
 use peerage_discovery::{Discovery, Endpoint, OpenOptions, ServiceType, check_node_id, open};
 use peerage_zaphttp::tls::{ClusterTls, NodeNames, San};
@@ -164,6 +166,21 @@ impl Mesh {
         Ok(Served::new(handle, address, settings.node_id.clone(), settings.interfaces.clone()))
     }
 
+    /// A registration of what listens at `service_addr` (as the gateway reaches it: `host:port`, for OpenAPI a
+    /// base URL) at the gateways of this mesh and under its node id. Describe the services, then hand it to
+    /// [`Served::register`].
+    ///
+    /// # Errors
+    ///
+    /// [`MeshError::NoGateway`] without [`register_with`](MeshBuilder::register_with).
+    #[cfg(feature = "controlclient")]
+    pub fn registration(&self, service_addr: impl Into<String>) -> Result<RegistrationBuilder, MeshError> {
+        let (first, others) = self.0.settings.gateways.split_first().ok_or(MeshError::NoGateway)?;
+        let registration =
+            Registration::builder(first.clone(), service_addr).instance(&*self.0.settings.node_id);
+        Ok(others.iter().cloned().fold(registration, RegistrationBuilder::gateway))
+    }
+
     /// Whether connections are mutual TLS: whether there is an identity.
     pub fn is_encrypted(&self) -> bool {
         self.0.settings.identity.is_some()
@@ -242,6 +259,7 @@ fn make_room(callees: &mut BTreeMap<String, Callee>) -> Result<(), MeshError> {
 /// | source | `mdns:` |
 /// | identity | none: plaintext, and no credential leaves for another host |
 /// | interfaces | every usable one, loopback alone where there is no other |
+/// | gateways | none: nothing is registered |
 /// | request timeout | 30 s |
 /// | per-try timeout | none |
 #[derive(Clone, Debug)]
@@ -252,6 +270,8 @@ pub struct MeshBuilder {
     discovery: Option<Arc<dyn Discovery>>,
     identity: Option<ClusterTls>,
     interfaces: Interfaces,
+    #[cfg(feature = "controlclient")]
+    gateways: Vec<Gateway>,
     request_timeout: Duration,
     per_try_timeout: Option<Duration>,
     plaintext_credentials: bool,
@@ -265,6 +285,8 @@ impl Default for MeshBuilder {
             discovery: None,
             identity: None,
             interfaces: Interfaces::Auto,
+            #[cfg(feature = "controlclient")]
+            gateways: Vec::new(),
             request_timeout: Duration::from_secs(30),
             per_try_timeout: None,
             plaintext_credentials: false,
@@ -304,6 +326,14 @@ impl MeshBuilder {
     /// The network interfaces that are used by mDNS.
     pub fn interfaces(mut self, interfaces: Interfaces) -> Self {
         self.interfaces = interfaces;
+        self
+    }
+
+    /// A gateway, `host:port` or a [`Gateway`] with TLS and a bearer, at which [`Mesh::registration`]
+    /// registers. Called again it adds another node of the same cluster, for when the first is gone.
+    #[cfg(feature = "controlclient")]
+    pub fn register_with(mut self, gateway: impl Into<Gateway>) -> Self {
+        self.gateways.push(gateway.into());
         self
     }
 

@@ -2,14 +2,26 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+#[cfg(feature = "controlclient")]
+use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use peerage_discovery::mdns::{Advertisement, Interfaces, Registration, advertise};
+#[cfg(feature = "controlclient")]
+use peerage_controlclient::{Registration, RegistrationBuilder};
+use peerage_discovery::mdns::{self, Advertisement, Interfaces, advertise};
 use peerage_discovery::{DiscoveryError, Metadata, MetadataBuilder, ServiceType};
 use peerage_zaphttp::ServerHandle;
+use tokio::time::{Instant, sleep_until};
 
 use crate::error::MeshError;
+
+/// How long the gateway has to confirm that it let go.
+#[cfg(feature = "controlclient")]
+const DEREGISTER: Duration = Duration::from_secs(2);
+
+/// Those who call need this long to hear that a peer leaves, and send it calls until then.
+const HEARD_AFTER: Duration = Duration::from_secs(1);
 
 /// What is told about a service: its name, and metadata that its callers can read.
 #[derive(Clone, Debug)]
@@ -53,6 +65,8 @@ pub struct Served {
     node_id: String,
     interfaces: Interfaces,
     announced: Mutex<Option<Advertisement>>,
+    #[cfg(feature = "controlclient")]
+    registered: Mutex<Vec<Arc<Registration>>>,
 }
 
 impl Served {
@@ -62,7 +76,15 @@ impl Served {
         node_id: String,
         interfaces: Interfaces,
     ) -> Self {
-        Self { server, address, node_id, interfaces, announced: Mutex::new(None) }
+        Self {
+            server,
+            address,
+            node_id,
+            interfaces,
+            announced: Mutex::default(),
+            #[cfg(feature = "controlclient")]
+            registered: Mutex::default(),
+        }
     }
 
     /// The address it listens on, with the port that was taken.
@@ -86,9 +108,10 @@ impl Served {
         let mut announced = self.lock();
         // The old one first: one process announces a service and node id once.
         *announced = None;
-        let mut registration = Registration::new(&announcement.service, &self.node_id, self.address.port())?
-            .metadata(announcement.metadata.clone().build()?)
-            .interfaces(self.interfaces.clone());
+        let mut registration =
+            mdns::Registration::new(&announcement.service, &self.node_id, self.address.port())?
+                .metadata(announcement.metadata.clone().build()?)
+                .interfaces(self.interfaces.clone());
         let ip = self.address.ip();
         if ip.is_loopback() {
             registration = registration.interfaces(Interfaces::LoopbackOnly);
@@ -99,13 +122,43 @@ impl Served {
         Ok(())
     }
 
-    /// Says goodbye, and goes on serving. Others see it go within 1.6 s.
+    /// Registers at a gateway and stays registered until [`withdraw`](Self::withdraw) or
+    /// [`close`](Self::close), or until this and what is returned here are dropped. [`Mesh::registration`](crate::Mesh::registration) makes
+    /// the description. Called again it adds a registration.
+    ///
+    /// Returns when the gateway holds the registration; how long that may take is the description's to say.
+    ///
+    /// # Errors
+    ///
+    /// [`MeshError::Register`]: a description that makes no sense, a gateway that refuses it or does not
+    /// answer in time.
     ///
     /// # Cancel safety
     ///
-    /// The goodbye is sent even if the future is dropped.
+    /// Dropping the future ends the registration.
+    #[cfg(feature = "controlclient")]
+    pub async fn register(&self, registration: RegistrationBuilder) -> Result<Arc<Registration>, MeshError> {
+        let registration = Arc::new(registration.start().await?);
+        self.registrations().push(registration.clone());
+        Ok(registration)
+    }
+
+    /// Deregisters, says goodbye, and goes on serving. Others see it go within 1.6 s.
+    ///
+    /// # Cancel safety
+    ///
+    /// Both are done even if the future is dropped.
     pub async fn withdraw(&self) {
         let announced = self.lock().take();
+        // First: a gateway that is told later sends calls to a peer that is leaving.
+        #[cfg(feature = "controlclient")]
+        {
+            let registered = std::mem::take(&mut *self.registrations());
+            let until = Instant::now() + DEREGISTER;
+            for registration in registered {
+                registration.shutdown(until.saturating_duration_since(Instant::now())).await;
+            }
+        }
         if let Some(announced) = announced {
             announced.close().await;
         }
@@ -124,15 +177,34 @@ impl Served {
         }
     }
 
-    /// Says goodbye while calls are still served, then stops accepting and lets running calls finish for at
+    /// Leaves in the order that loses no call (balancing §9.4): deregisters and says goodbye, serves on for a
+    /// second, in which those who call hear of it, then stops accepting and lets running calls finish for at
     /// most `limit`. Returns how many connections were cut.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves the server draining; dropping `self` ends it.
     pub async fn close(&self, limit: Duration) -> usize {
-        self.withdraw().await;
+        let heard_by = Instant::now() + HEARD_AFTER;
+        if self.is_known() {
+            self.withdraw().await;
+            sleep_until(heard_by).await;
+        }
         self.server.shutdown(limit).await.cut
+    }
+
+    /// Whether anybody was told.
+    fn is_known(&self) -> bool {
+        #[cfg(feature = "controlclient")]
+        if !self.registrations().is_empty() {
+            return true;
+        }
+        self.lock().is_some()
+    }
+
+    #[cfg(feature = "controlclient")]
+    fn registrations(&self) -> MutexGuard<'_, Vec<Arc<Registration>>> {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Advertisement>> {
