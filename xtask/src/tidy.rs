@@ -12,6 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("discovery", &[]),
     ("zaphttp", &[]),
     ("controlclient", &["balance"]),
+    ("devgateway", &["controlclient"]),
     ("clienthttp", &["balance", "discovery", "zaphttp"]),
     ("peerage", &["balance", "discovery", "zaphttp", "clienthttp", "controlclient"]),
     ("cli", &["peerage"]),
