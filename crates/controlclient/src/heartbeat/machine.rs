@@ -32,6 +32,8 @@ pub(crate) struct Machine {
     fresh: bool,
     /// Since the last good beat.
     connection_lost: bool,
+    /// Since the call under way was sent.
+    lost_in_flight: bool,
     refused_in_a_row: u32,
     /// Registrations in a row that the first beat found gone (S-153).
     bounced: u32,
@@ -117,6 +119,7 @@ impl Machine {
             trouble: None,
             fresh: false,
             connection_lost: false,
+            lost_in_flight: false,
             refused_in_a_row: 0,
             bounced: 0,
             hurried_at: None,
@@ -305,6 +308,7 @@ impl Machine {
                 (Call::Register, until, Action::Register { attempt, target, until, fresh })
             }
         };
+        self.lost_in_flight = false;
         self.flight = Some(Flight { attempt, target, call, sent: now, until });
         out.push(action);
     }
@@ -328,8 +332,14 @@ impl Machine {
         held.lease_ends = flight.sent + held.ttl;
         held.beats += 1;
         self.held_until = Some(now + held.ttl + JANITOR);
-        let pause = jittered(held.interval, random());
-        self.due = Some(Due { at: (flight.sent + pause).max(now), call: Call::Beat });
+        let mut at = flight.sent + jittered(held.interval, random());
+        // The answer came, and the connection went: what became of the gateway is not known.
+        self.connection_lost = self.lost_in_flight;
+        if self.lost_in_flight && !self.hurried_at.is_some_and(|hurried| now < hurried + held.interval) {
+            self.hurried_at = Some(now);
+            at = now + HURRY.min(held.interval / 10).mul_f64(random());
+        }
+        self.due = Some(Due { at: at.max(now), call: Call::Beat });
         if self.settings.check_served.is_some_and(|every| (held.beats - 1).is_multiple_of(every.into())) {
             out.push(Action::CheckServed { target: flight.target });
         }
@@ -337,7 +347,6 @@ impl Machine {
         self.phase = if now < held.lease_ends { Phase::Live } else { Phase::Lost };
         self.failure = None;
         self.trouble = None;
-        self.connection_lost = false;
         self.refused_in_a_row = 0;
         self.bounced = 0;
         self.sweep_if_needed(now, out);
@@ -529,6 +538,7 @@ impl Machine {
         let Some(held) = self.held.as_ref().filter(|held| held.target == target) else { return };
         self.counters.connections_lost += 1;
         self.connection_lost = true;
+        self.lost_in_flight = self.flight.is_some();
         // A gateway that closes after each answer must not make a beat follow a beat (SV-H07).
         let hurried = self.hurried_at.is_some_and(|at| now < at + held.interval);
         if self.phase == Phase::Live && self.flight.is_none() && !hurried {

@@ -9,6 +9,8 @@ mod machine;
 mod timing;
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
