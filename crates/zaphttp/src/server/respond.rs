@@ -22,6 +22,10 @@ const READ_AHEAD: usize = 4 << 10;
 /// What a data frame adds to its data.
 const DATA_OVERHEAD: usize = 24;
 
+/// The longest data frame. The caller gets to see a frame once it is whole, and holds all of it until then:
+/// a body that its handler has in one piece need not arrive as one. Twice or half as much is no faster.
+const MAX_DATA_FRAME: usize = 256 << 10;
+
 /// A piece of a body.
 enum Piece {
     Data(Bytes),
@@ -93,16 +97,11 @@ impl Conn {
             return Ok(());
         }
         while let Some(data) = gathered.pop() {
-            self.put_data(data)?;
+            self.put_data(data).await?;
         }
         loop {
             match poll_fn(|cx| self.poll_piece(cx, body.as_mut(), true)).await? {
-                Piece::Data(data) => {
-                    self.put_data(data)?;
-                    if self.outbox.pending() >= COALESCE {
-                        poll_fn(|cx| self.poll_flush(cx)).await?;
-                    }
-                }
+                Piece::Data(data) => self.put_data(data).await?,
                 Piece::Trailers(map) => match &mut trailers {
                     Some(trailers) => trailers.extend(map),
                     None => trailers = Some(Box::new(map)),
@@ -168,10 +167,10 @@ impl Conn {
         Poll::Pending
     }
 
-    /// A data frame, or several where the piece is too long for one.
-    fn put_data(&mut self, mut data: Bytes) -> Result<(), End> {
+    /// A data frame, or several where the piece is too long for one. They share its memory.
+    async fn put_data(&mut self, mut data: Bytes) -> Result<(), End> {
         let limits = self.settings.limits;
-        let room = limits.frame_len().saturating_sub(DATA_OVERHEAD);
+        let room = limits.frame_len().min(MAX_DATA_FRAME).saturating_sub(DATA_OVERHEAD);
         if room == 0 {
             return Err(End::Broken);
         }
@@ -180,6 +179,9 @@ impl Conn {
             piece
                 .put(&mut self.outbox, |out, payload| wire::put_data(out, payload, &limits))
                 .map_err(|_| End::Broken)?;
+            if self.outbox.pending() >= COALESCE {
+                poll_fn(|cx| self.poll_flush(cx)).await?;
+            }
         }
         Ok(())
     }

@@ -94,6 +94,34 @@ async fn pieces_that_are_ready_leave_together_and_stay_pieces() {
 }
 
 #[tokio::test]
+async fn a_long_piece_leaves_in_frames_that_a_reader_can_hold() {
+    let body: Vec<u8> = (0..1_u32 << 20).map(|at| (at % 251) as u8).collect();
+    let long = Bytes::from(body.clone());
+    let server = serve(Server::builder(), move |_| {
+        let pieces = [long.clone(), Bytes::from_static(b"short")]
+            .map(|piece| Ok::<_, Infallible>(BodyFrame::data(piece)));
+        async { Response::new(Body::new(StreamBody::new(futures_util::stream::iter(pieces)))) }
+    })
+    .await;
+    let mut caller = Caller::connect(server.local_addr().unwrap()).await;
+    caller.send(&request("GET", "/", &[], b"")).await;
+    assert_eq!(caller.frame().await.unwrap().kind, HEAD);
+    let (mut seen, mut lens) = (Vec::new(), Vec::new());
+    loop {
+        let frame = caller.frame().await.unwrap();
+        if frame.kind == END {
+            break;
+        }
+        lens.push(frame.len());
+        seen.extend_from_slice(frame.data());
+    }
+    // Header and slot take 24 bytes of each.
+    let full = 256 << 10;
+    assert_eq!(lens, [full, full, full, full, 4 * 24 + 24, 5 + 24]);
+    assert!(seen == [body, b"short".to_vec()].concat());
+}
+
+#[tokio::test]
 async fn z020_a_body_that_fails_is_cut_and_never_a_short_success() {
     let (server, mut streams) = streaming().await;
     let client = client_of(&server);
