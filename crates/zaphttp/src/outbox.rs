@@ -204,6 +204,49 @@ mod tests {
         assert_eq!(sink.writes, 1);
     }
 
+    /// Takes so many bytes, and then no more for now.
+    struct Full(Sink);
+
+    impl AsyncWrite for Full {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            let sink = &mut self.get_mut().0;
+            let taken = Pin::new(&mut *sink).poll_write(cx, buf);
+            match taken {
+                Poll::Ready(Ok(0)) => Poll::Pending,
+                Poll::Ready(Ok(len)) => {
+                    sink.room -= len;
+                    taken
+                }
+                taken => taken,
+            }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn what_is_put_behind_half_a_frame_follows_its_other_half() {
+        let mut outbox = Outbox::default();
+        outbox.buf.extend_from_slice(b"first");
+        let mut full = Full(Sink { room: 2, ..Sink::default() });
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(outbox.poll_flush(cx, &mut full).is_pending());
+        assert_eq!((outbox.taken(), outbox.pending()), (2, 3));
+        let at = outbox.buf.len() + 4;
+        outbox.buf.extend_from_slice(b"head-tail");
+        outbox.splice(at, [Bytes::from_static(b"BODY")]);
+        assert_eq!(outbox.pending(), b"rsthead".len() + b"BODY-tail".len());
+        full.0.room = usize::MAX;
+        assert!(outbox.poll_flush(cx, &mut full).is_ready());
+        assert_eq!(full.0.taken, b"firstheadBODY-tail");
+    }
+
     #[test]
     fn a_stream_that_takes_nothing_is_broken() {
         let (mut outbox, _) = filled();

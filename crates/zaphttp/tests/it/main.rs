@@ -12,6 +12,7 @@ mod faults;
 mod hostile;
 mod kit;
 mod pool;
+mod reuse;
 mod shutdown;
 mod stream;
 mod time;

@@ -214,6 +214,24 @@ async fn a_stream_read_to_its_end_gives_its_connection_back() {
     assert_eq!((client.idle_count(), server.connection_count()), (1, 1));
 }
 
+#[tokio::test]
+async fn a_stream_without_data_is_over_before_it_is_asked() {
+    let server = ScriptedServer::start(|mut conn| async move {
+        while conn.read_frame().await.is_some() {
+            conn.send(&[head(), end()].concat()).await;
+        }
+    })
+    .await;
+    let client = Client::builder(server.addr()).build();
+    for _ in 0..3 {
+        // Its head and its end came together: the caller may look at the status and let go.
+        let response = client.send(get("/")).await.unwrap();
+        assert!(response.body().is_end_stream());
+        assert_eq!(client.idle_count(), 1, "the connection is free already");
+    }
+    assert_eq!(server.connection_count(), 1);
+}
+
 /// What a peer says instead of a proper answer.
 async fn answering(bytes: Vec<u8>) -> (ScriptedServer, Client) {
     let server = ScriptedServer::start(move |mut conn| {
