@@ -1,5 +1,6 @@
 //! Tests that change the environment or count descriptors run in a process of their own.
 
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 const MARK: &str = "PEERAGE_TEST_ALONE";
@@ -17,7 +18,25 @@ pub fn run(test: &str, environment: &[(&str, &str)], body: impl FnOnce()) {
         body();
         return;
     }
-    let output = start(test, environment);
+    judge(test, start(test, environment));
+}
+
+/// As [`run`], in a process that may have so many descriptors open and no more.
+///
+/// # Panics
+///
+/// As [`run`].
+pub fn run_with_descriptors(test: &str, count: usize, body: impl FnOnce()) {
+    if is_here(test) {
+        body();
+        return;
+    }
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\""]).arg(count.to_string()).arg(this_binary());
+    judge(test, finish(shell, test, &[]));
+}
+
+fn judge(test: &str, output: Output) {
     let text = [output.stdout.as_slice(), &output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     assert!(output.status.success(), "{test} fails alone ({}):\n{text}", output.status);
@@ -39,8 +58,16 @@ fn is_here(test: &str) -> bool {
 }
 
 fn start(test: &str, environment: &[(&str, &str)]) -> Output {
-    let binary = std::env::current_exe().expect("a test binary knows its path");
-    Command::new(binary)
+    finish(Command::new(this_binary()), test, environment)
+}
+
+fn this_binary() -> PathBuf {
+    std::env::current_exe().expect("a test binary knows its path")
+}
+
+/// Runs a command that is the test binary, or becomes it, with this one test.
+fn finish(mut command: Command, test: &str, environment: &[(&str, &str)]) -> Output {
+    command
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(MARK, test)
         .envs(environment.iter().copied())

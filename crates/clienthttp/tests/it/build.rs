@@ -36,7 +36,7 @@ async fn settings_that_cannot_be_honoured_are_named() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn h012_build_resolves_when_enough_peers_are_there() {
     let source = Announcer::new(SourceId::Static);
     for id in ["billing-1", "billing-2"] {
@@ -46,7 +46,7 @@ async fn h012_build_resolves_when_enough_peers_are_there() {
     let third = {
         let source = source.clone();
         tokio::spawn(async move {
-            // The 300 ms of the row itself: the moment at which the third peer appears.
+            // The 300 ms of the row itself, in paused time: the moment at which the third peer appears.
             tokio::time::sleep(Duration::from_millis(300)).await;
             source.join("billing-3", &[([127, 0, 0, 1], 3).into()]);
             Instant::now()
@@ -54,8 +54,7 @@ async fn h012_build_resolves_when_enough_peers_are_there() {
     };
     building.await.unwrap().unwrap();
     let waited = third.await.unwrap().elapsed();
-    println!("the third peer: noticed after {waited:?} of at most 50 ms");
-    assert!(waited <= Duration::from_millis(150), "{waited:?}");
+    assert!(waited <= Duration::from_millis(50), "{waited:?}");
 }
 
 #[test]

@@ -187,6 +187,49 @@ fn h031_s223_nothing_is_left_of_a_client_that_was_dropped() {
     });
 }
 
+#[test]
+fn s222_a_client_out_of_descriptors_fails_new_work_and_recovers() {
+    let name = "life::s222_a_client_out_of_descriptors_fails_new_work_and_recovers";
+    alone::run_with_descriptors(name, 64, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (peer, gate) = gated("billing-1").await;
+            let client = client_of([&peer]).build().await.unwrap();
+            let calling = || {
+                let client = client.clone();
+                tokio::spawn(async move { client.get("/").send().await?.text().await })
+            };
+            let running = calling();
+            until(|| peer.seen.count() == 1).await;
+
+            let mut hoard = Vec::new();
+            while let Ok(file) = std::fs::File::open("/dev/null") {
+                hoard.push(file);
+            }
+            assert!(hoard.len() > 20);
+            // New work needs a connection of its own, and there is none to be had.
+            let error = client.post("/").body("mine").send().await.unwrap_err();
+            assert!(matches!(error, ClientError::Connect { .. }) && error.is_retryable(), "{error:?}");
+            assert!(error.into_request().is_some(), "nothing was sent");
+            // Old work lives, and what can do with its connection too.
+            gate.add_permits(2);
+            assert_eq!(running.await.unwrap().unwrap(), "through");
+            assert_eq!(calling().await.unwrap().unwrap(), "through");
+
+            drop(hoard);
+            let began = Instant::now();
+            let both = [calling(), calling()];
+            until(|| peer.seen.count() == 4).await;
+            assert!(began.elapsed() <= Duration::from_secs(1), "{:?}", began.elapsed());
+            assert_eq!(peer.server.connection_count(), 2, "a new connection came up");
+            gate.add_permits(2);
+            for call in both {
+                assert_eq!(call.await.unwrap().unwrap(), "through");
+            }
+        });
+    });
+}
+
 #[tokio::test]
 async fn s220_more_calls_than_may_run_are_refused_and_given_back() {
     let (peer, gate) = gated("billing-1").await;

@@ -1,15 +1,17 @@
 //! Time: deadlines, attempts that hang, bodies that trickle (clienthttp 2, balancing 8).
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{body::Body as AxumBody, response::Response as AxumResponse};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use peerage_clienthttp::{
-    CallOptions, Client, ClientBuilder, ClientError, Outcome, Phase, RetryPolicy, Stage,
+    BoxError, CallOptions, Channel, Client, ClientBuilder, ClientError, Dialer, Outcome, Phase, RetryPolicy,
+    Stage,
 };
 use peerage_discovery::{Report, SourceId};
 use peerage_tests::{BlackHole, ScriptedServer};
+use peerage_zaphttp::{self as zaphttp, Listener, MemoryConnector, Server, ServerHandle};
 use tokio::time::{Instant, sleep};
 
 use crate::kit::{Announcer, Peer, at, client_of, fixed, until};
@@ -82,19 +84,51 @@ async fn h025_a_body_slower_than_the_deadline_is_an_error_and_its_connection_is_
     until(|| peer.server.connection_count() == 0).await;
 }
 
-#[tokio::test]
+/// A peer in memory, so that time can be paused: it is called over frames, but no socket.
+#[derive(Debug)]
+struct InMemory(MemoryConnector);
+
+impl InMemory {
+    fn serve(router: axum::Router) -> (Self, ServerHandle) {
+        let (listener, connector) = Listener::memory(8);
+        (Self(connector), Server::builder().serve(listener, router))
+    }
+}
+
+impl Dialer for InMemory {
+    fn dial(&self, _: &peerage_discovery::Peer) -> Result<Channel, BoxError> {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        Ok(Channel::zap(zaphttp::Client::builder(nowhere).connector(Arc::new(self.0.clone())).build()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn h026_a_body_may_take_for_ever_if_told() {
-    let peer = Peer::serve("billing-1", trickle(20, MS(15))).await;
-    let client = client_of([&peer]).request_timeout(MS(100)).body_timeout(None).build().await.unwrap();
+    const PIECES: usize = 3_600;
+    let began = Instant::now();
+    let (dialer, _server) = InMemory::serve(trickle(PIECES, MS(1_000)));
+    let client = client_at(&[("billing-1", ([127, 0, 0, 1], 1).into())]).dialer(dialer);
+    let client = client.request_timeout(MS(100)).body_timeout(None).build().await.unwrap();
     let text = client.get("/").send().await.unwrap().text().await.unwrap();
-    assert_eq!(text, "piece".repeat(20));
+    assert_eq!(text, "piece".repeat(PIECES));
+    assert!(began.elapsed() >= Duration::from_secs(3_600), "an hour: {:?}", began.elapsed());
 
     // By the call, over a client that says otherwise.
-    let client = client_of([&peer]).request_timeout(MS(100)).build().await.unwrap();
+    let (dialer, _server) = InMemory::serve(trickle(PIECES, MS(1_000)));
+    let client = client_at(&[("billing-1", ([127, 0, 0, 1], 1).into())]).dialer(dialer);
+    let client = client.request_timeout(MS(100)).build().await.unwrap();
     let text = client.get("/").body_timeout(None).send().await.unwrap().text().await.unwrap();
-    assert_eq!(text.len(), 100);
-    let error = client.get("/").body_timeout(MS(50)).send().await.unwrap().text().await.unwrap_err();
+    assert_eq!(text.len(), 5 * PIECES);
+    let began = Instant::now();
+    let body_timeout = Duration::from_secs(60);
+    let error = client.get("/").body_timeout(body_timeout).send().await.unwrap().text().await.unwrap_err();
     assert!(error.is_timeout(), "{error:?}");
+    assert_eq!(began.elapsed().as_secs(), 60);
+    // And by nothing: the time of the call covers the body.
+    let began = Instant::now();
+    let error = client.get("/").send().await.unwrap().text().await.unwrap_err();
+    assert!(error.is_timeout(), "{error:?}");
+    assert_eq!(began.elapsed().as_millis(), 100);
 }
 
 #[tokio::test]

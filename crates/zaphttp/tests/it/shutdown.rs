@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use http::{Request, Response};
-use peerage_tests::Facts;
+use peerage_tests::{Facts, alone};
 use peerage_zaphttp::{
     Body, Client, ListenError, Listener, SendErrorKind, Server, ServerHandle, Stage, Target,
 };
@@ -209,26 +209,10 @@ async fn a_port_in_use_is_named() {
     assert!(matches!(&error, ListenError::Io { at, .. } if *at == addr.to_string()), "{error:?}");
 }
 
-/// Runs `body` in a process that may have few descriptors.
-fn with_few_descriptors(test: &str, body: impl FnOnce()) {
-    const MARK: &str = "PEERAGE_FEW_DESCRIPTORS";
-    if std::env::var_os(MARK).is_some() {
-        return body();
-    }
-    let output = std::process::Command::new("sh")
-        .args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(MARK, "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-}
-
 #[test]
 fn s046_s222_a_server_out_of_descriptors_serves_on_and_recovers() {
-    with_few_descriptors("shutdown::s046_s222_a_server_out_of_descriptors_serves_on_and_recovers", || {
+    let name = "shutdown::s046_s222_a_server_out_of_descriptors_serves_on_and_recovers";
+    alone::run_with_descriptors(name, 64, || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let server = echo().await;
