@@ -1,14 +1,14 @@
 //! Where the figures come from.
 
 use std::fs;
-use std::process::Command;
 
 /// What a figure means nothing without.
 pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cores: usize,
     pub(crate) kernel: String,
-    pub(crate) commit: String,
+    /// What the binary was built from, and whether it had changes that were not committed.
+    pub(crate) commit: &'static str,
 }
 
 impl Machine {
@@ -20,20 +20,9 @@ impl Machine {
             .map_or_else(|| "unknown cpu".to_owned(), |(_, model)| model.trim().to_owned());
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")
             .map_or_else(|_| "unknown".to_owned(), |release| release.trim().to_owned());
-        let dirty =
-            git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|out| !out.is_empty());
-        let mut commit = git(&["rev-parse", "--short", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
-        if dirty {
-            commit.push_str(" and changes");
-        }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { cpu, cores, kernel, commit }
+        Self { cpu, cores, kernel, commit: env!("PEERAGE_BENCH_COMMIT") }
     }
-}
-
-fn git(args: &[&str]) -> Option<String> {
-    let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
-    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Of this process in KiB: what it holds now, and the most it held since the last [`forget_peak`].
