@@ -9,6 +9,7 @@
 mod cost;
 mod exchange;
 mod faults;
+mod fuzzed;
 mod hostile;
 mod kit;
 mod pool;

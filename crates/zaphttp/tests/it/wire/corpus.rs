@@ -7,23 +7,29 @@ use std::path::Path;
 #[path = "../../../fuzz/src/wire.rs"]
 mod bodies;
 
-/// Feeds every file of a target's corpus to its body, and every prefix of the small ones.
-fn replay(target: &str, body: fn(&[u8])) {
+/// Feeds every file of a target's corpus to its body.
+pub(crate) fn each_file(target: &str, body: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut replayed = 0;
     for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
         let path = entry.expect("an entry of the corpus").path();
-        let data = fs::read(&path).expect("a file of the corpus");
         println!("{}", path.display());
-        body(&data);
+        body(&fs::read(&path).expect("a file of the corpus"));
+        replayed += 1;
+    }
+    assert!(replayed >= 10, "only {replayed} files for {target}");
+}
+
+/// And every prefix of the small ones.
+fn replay(target: &str, body: fn(&[u8])) {
+    each_file(target, |data| {
+        body(data);
         if data.len() <= 256 {
             for len in 0..data.len() {
                 body(&data[..len]);
             }
         }
-        replayed += 1;
-    }
-    assert!(replayed >= 10, "only {replayed} files for {target}");
+    });
 }
 
 #[test]

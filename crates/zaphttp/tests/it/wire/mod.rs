@@ -8,7 +8,7 @@
 )]
 
 mod allocations;
-mod corpus;
+pub(crate) mod corpus;
 mod encode;
 mod hostile;
 mod kit;
