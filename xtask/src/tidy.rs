@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("devgateway", &["controlclient"]),
     ("clienthttp", &["balance", "discovery", "zaphttp"]),
     ("peerage", &["balance", "discovery", "zaphttp", "clienthttp", "controlclient"]),
-    ("cli", &["peerage"]),
+    ("cli", &["peerage", "devgateway"]),
 ];
 
 /// Texts that no library source may hold, with what to do instead. Binaries are exempt from the first.

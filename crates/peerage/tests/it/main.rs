@@ -1,5 +1,8 @@
 //! The facade as a user meets it: its examples, and a mesh with and without TLS.
 
+#[cfg(feature = "controlclient")]
+mod registering;
+
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;

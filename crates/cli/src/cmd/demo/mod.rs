@@ -11,6 +11,7 @@ use peerage::clienthttp::{Body, Client};
 use peerage::discovery::mdns::Interfaces;
 use peerage::discovery::{Change, Discovery, Snapshot, StaticDiscovery, StaticPeer, escape};
 use peerage::zaphttp::tls::ClusterTls;
+use peerage_devgateway::DevGateway;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -36,6 +37,10 @@ const AT_A_TIME: u16 = 32;
 const TRY_TIMEOUT: Duration = Duration::from_secs(1);
 /// A run of calls that takes longer has failed, whatever became of each.
 const CALLS_LIMIT: Duration = Duration::from_secs(30);
+/// How often the services beat: the gateway grants [`LEASE`](peer::LEASE), and a third of that is the rule.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long the gateway is away when it restarts.
+const GAP: Duration = Duration::from_millis(300);
 /// Generous: the whole demo is to end in 20 s.
 const PATIENCE: Duration = Duration::from_secs(6);
 
@@ -64,6 +69,13 @@ struct Running {
     process: Child,
 }
 
+impl Running {
+    fn signal(&self, signal: Signal) -> Result<(), rustix::io::Errno> {
+        let pid = self.process.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        kill_process(pid.ok_or(rustix::io::Errno::SRCH)?, signal)
+    }
+}
+
 impl Stage {
     async fn play(&self, stay: bool) -> Result<(), Failure> {
         let authority = Authority::new().map_err(|error| step_failed("1 certificates", &error))?;
@@ -71,19 +83,29 @@ impl Stage {
         let identity = own.identity().map_err(|error| step_failed("1 certificates", &setup::text(&error)))?;
         self.done(
             "1 certificates",
-            "a cluster CA and 4 certificates, in memory; every connection is TLS 1.3 with X25519MLKEM768",
+            "a cluster CA and 4 certificates, in memory; every call is TLS 1.3 with X25519MLKEM768",
         )?;
+        let gateway = DevGateway::builder()
+            .wait_limit(PATIENCE)
+            .start()
+            .await
+            .map_err(|error| step_failed("1 gateway", &setup::text(&error)))?;
+        self.done("1 gateway", &format!("an in-memory gateway listens on {}", gateway.addr()))?;
 
         let mut running = Vec::new();
         for node_id in NODES {
-            let process =
-                start(&authority, node_id).await.map_err(|error| step_failed("2 services", &error))?;
+            let process = start(&authority, node_id, &gateway)
+                .await
+                .map_err(|error| step_failed("2 services", &error))?;
             running.push(process);
         }
         let (mesh, source, how) = self.find(&running, identity).await?;
         let client = mesh.client(SERVICE).map_err(setup::mesh_failure)?;
         self.done("2 services", &format!("{} processes, {how}", running.len()))?;
-        self.peers(&source.snapshot(), &running)?;
+        let everybody = gateway.wait_until(|gateway| is_registered(gateway, &NODES)).await;
+        everybody.map_err(|error| step_failed("2 services", &format!("not all are registered: {error}")))?;
+        self.done("2 services", &format!("{} registered at the gateway by themselves", running.len()))?;
+        self.peers(&source.snapshot(), &running, &gateway)?;
 
         let calm = self.calls("3 calls", &client).await?;
         for node_id in NODES {
@@ -93,14 +115,11 @@ impl Stage {
         }
 
         let mut changes = source.subscribe();
-        let [_, killed, hung] = running.as_mut_slice() else {
+        let [left, killed, hung] = running.as_mut_slice() else {
             return Err(step_failed("4 trouble", "a service is missing"));
         };
         killed.process.kill().await.map_err(|error| step_failed("4 trouble", &error))?;
-        let pid = hung.process.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        pid.ok_or(rustix::io::Errno::SRCH)
-            .and_then(|pid| kill_process(pid, Signal::STOP))
-            .map_err(|error| step_failed("4 trouble", &error))?;
+        hung.signal(Signal::STOP).map_err(|error| step_failed("4 trouble", &error))?;
         self.done(
             "4 trouble",
             &format!("{} killed without a goodbye, {} made to hang", killed.node_id, hung.node_id),
@@ -108,11 +127,35 @@ impl Stage {
         let trouble = self.calls("4 trouble", &client).await?;
         self.departures(&mut changes).await?;
 
+        hung.signal(Signal::CONT).map_err(|error| step_failed("5 gateway", &error))?;
+        self.registrations(&gateway, &[left.node_id, hung.node_id]).await?;
+
         self.summary(&calm, &trouble)?;
         if stay {
             self.stay(mesh, &running).await?;
         } else {
             mesh.close(Duration::from_secs(1)).await;
+        }
+        gateway.shutdown().await;
+        Ok(())
+    }
+
+    /// Restarts the gateway, which forgets everybody, and waits until those who live are back.
+    async fn registrations(&self, gateway: &DevGateway, alive: &[&str; 2]) -> Result<(), Failure> {
+        const STEP: &str = "5 gateway";
+        let failed = |error: &dyn std::fmt::Display| step_failed(STEP, error);
+        // One of them was hung, and for longer than its lease.
+        gateway.wait_until(|gateway| is_registered(gateway, alive)).await.map_err(|error| failed(&error))?;
+        gateway.restart(GAP).await.map_err(|error| failed(&error))?;
+        let began = Instant::now();
+        gateway.wait_until(|gateway| is_registered(gateway, alive)).await.map_err(|error| failed(&error))?;
+        let took = began.elapsed();
+        self.done(
+            STEP,
+            &format!("restarted empty; {} registered again after {took:.2?}", alive.join(" and ")),
+        )?;
+        if took > HEARTBEAT + Duration::from_secs(1) {
+            return Err(failed(&format!("a heartbeat is {HEARTBEAT:?}")));
         }
         Ok(())
     }
@@ -204,11 +247,12 @@ impl Stage {
         Ok(())
     }
 
-    fn peers(&self, snapshot: &Snapshot, running: &[Running]) -> Result<(), Failure> {
+    fn peers(&self, snapshot: &Snapshot, running: &[Running], gateway: &DevGateway) -> Result<(), Failure> {
         if self.output.json {
             return Ok(());
         }
-        let mut rows = table(&["peer", "address", "process"]);
+        let mut rows = table(&["peer", "address", "process", "registration"]);
+        let registrations = gateway.registrations();
         for peer in snapshot.peers() {
             let process = running
                 .iter()
@@ -218,6 +262,10 @@ impl Stage {
                 peer.node_id().to_owned(),
                 peer.address().to_string(),
                 process.map_or_else(String::new, |id| id.to_string()),
+                registrations
+                    .iter()
+                    .find(|registration| registration.instance_id == peer.node_id())
+                    .map_or_else(String::new, |registration| registration.id.clone()),
             ]);
         }
         self.output.line(rows)
@@ -232,7 +280,9 @@ impl Stage {
                 "event": "summary", "calls": calls, "failed": failed, "seconds": took.as_secs_f64(),
             }));
         }
-        self.done("7 summary", &format!("{calls} calls, {failed} failed, one peer killed, one hung"))?;
+        let text =
+            format!("{calls} calls, {failed} failed, one peer killed, one hung, one gateway restarted");
+        self.done("7 summary", &text)?;
         let mut rows = table(&["shown", "by hand"]);
         rows.add_row([
             "a server in any language becomes a peer",
@@ -246,8 +296,13 @@ impl Stage {
             "peerage proxy; curl http://billing.localhost:8080/",
         ]);
         rows.add_row(["mutual TLS", "peerage --ca ca.pem --cert me.pem --key me.key expose …"]);
+        rows.add_row(["a gateway for a laptop", "peerage gateway"]);
+        rows.add_row([
+            "a service that stays registered",
+            "peerage register --gateway 127.0.0.1:50090 --addr 127.0.0.1:9000 …",
+        ]);
         self.output.line(rows)?;
-        self.output.line(format_args!("not in this version: gateway, Git replicas (steps 5 and 6)"))
+        self.output.line(format_args!("not in this version: Git replicas (step 6)"))
     }
 
     /// Serves `http://billing.localhost:PORT/` until Ctrl-C.
@@ -283,16 +338,28 @@ impl Stage {
     }
 }
 
+/// Whether the gateway holds a registration of each.
+fn is_registered(gateway: &DevGateway, nodes: &[&str]) -> bool {
+    let registrations = gateway.registrations();
+    nodes.iter().all(|node| registrations.iter().any(|registration| registration.instance_id == *node))
+}
+
 fn step_failed(step: &str, error: &(impl std::fmt::Display + ?Sized)) -> Failure {
     Failure::failed(format!("step {step}: {error}"))
 }
 
 /// Starts one service and waits until it listens.
-async fn start(authority: &Authority, node_id: &'static str) -> Result<Running, String> {
-    let settings = authority.issue(node_id).map_err(|error| error.to_string())?;
+async fn start(
+    authority: &Authority,
+    node_id: &'static str,
+    gateway: &DevGateway,
+) -> Result<Running, String> {
+    let mut settings = authority.issue(node_id).map_err(|error| error.to_string())?;
+    settings.gateway = gateway.addr().to_string();
     let program = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
     let mut process = Command::new(program)
-        .arg("demo-peer")
+        // The troubles of the demo are its own doing.
+        .args(["--log", "error", "demo-peer"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -348,6 +415,7 @@ impl Authority {
             ca: self.pem.clone(),
             cert: cert.pem(),
             key: key.serialize_pem(),
+            gateway: String::new(),
         })
     }
 }
