@@ -11,10 +11,11 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::browse::{Action, Browse, Losses};
-use super::daemon::{BrowseEvent, Daemon, Events, OpenError, drops, events};
+use super::daemon::{BrowseEvent, Daemon, Events, OpenError, events};
 use super::interfaces::{IfWatch, Policy};
 use super::machine::{Input, MANY_PEERS, Machine, Options, Output, Own, VERIFY_WINDOW};
 use super::responders::Responders;
+use super::sockets::drops;
 use crate::{FreshBrowse, Publisher, Report, ServiceType, Status, Trouble};
 
 /// One reader of a table.
@@ -399,7 +400,7 @@ impl BrowseDaemon {
             return;
         }
         let watch = Arc::clone(&self.interfaces);
-        match Daemon::open(self.port, self.check, Arc::new(move |i| watch.allows(i))) {
+        match Daemon::open_to_listen(self.port, self.check, Arc::new(move |i| watch.allows(i))) {
             Ok(daemon) => {
                 self.daemon = Some(daemon);
                 self.retry = None;

@@ -1,19 +1,18 @@
 //! The library's daemon: opened with our settings, its events as streams.
 
-use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
 use mdns_sd::{
-    DaemonEvent, IfKind, IfPredicate, InterfaceId, Receiver, ResolvedService, ScopedIp, ServiceDaemon,
-    ServiceEvent,
+    DaemonEvent, DaemonStatus, IfKind, IfPredicate, InterfaceId, Receiver, ResolvedService, ScopedIp,
+    ServiceDaemon, ServiceEvent,
 };
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::machine::Record;
+use super::sockets::{Inodes, can_bind, inodes, prepare};
 use crate::Heard;
 
 /// Events of one of the library's channels.
@@ -56,54 +55,46 @@ impl Daemon {
             .map_err(|_| OpenError::NoDaemon)?;
         Ok(Self { handle, monitor: events(monitor) })
     }
+
+    /// As [`open`](Self::open), for one that hears the answers of everybody.
+    pub(super) fn open_to_listen(port: u16, check: Duration, allows: Allows) -> Result<Self, OpenError> {
+        let before = inodes();
+        let Self { handle, monitor } = Self::open(port, check, allows)?;
+        let answer = events(handle.status().map_err(|_| OpenError::NoDaemon)?);
+        let opening = Some(Opening { answer, port, before });
+        Ok(Self { handle, monitor: Box::pin(Monitor { events: monitor, opening }) })
+    }
+}
+
+/// The news of a daemon. Its first answer means that its sockets are open, and they are made ready then.
+struct Monitor {
+    events: Events<DaemonEvent>,
+    opening: Option<Opening>,
+}
+
+struct Opening {
+    answer: Events<DaemonStatus>,
+    port: u16,
+    /// Sockets that this process had before.
+    before: Inodes,
+}
+
+impl Stream for Monitor {
+    type Item = DaemonEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<DaemonEvent>> {
+        if let Some(opening) = &mut self.opening
+            && opening.answer.as_mut().poll_next(cx).is_ready()
+        {
+            prepare(opening.port, &opening.before);
+            self.opening = None;
+        }
+        self.events.as_mut().poll_next(cx)
+    }
 }
 
 pub(super) fn events<T: Send + 'static>(receiver: Receiver<T>) -> Events<T> {
     Box::pin(receiver.into_stream())
-}
-
-/// Whether a socket for the port can be had in at least one family.
-pub(super) fn can_bind(port: u16) -> bool {
-    [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)]
-        .into_iter()
-        .any(|ip| try_bind(SocketAddr::new(ip, port)).is_ok())
-}
-
-fn try_bind(addr: SocketAddr) -> std::io::Result<()> {
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_reuse_address(true)?;
-    #[cfg(unix)]
-    socket.set_reuse_port(true)?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&addr.into())
-}
-
-/// How many packets the sockets of this process at a UDP port have lost, because they came faster than they were read.
-/// 0 where the system does not tell.
-pub(super) fn drops(port: u16) -> u64 {
-    let links = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    let own: HashSet<String> = links
-        .filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok())
-        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
-        .collect();
-    let mut lost = 0;
-    for table in ["/proc/self/net/udp", "/proc/self/net/udp6"] {
-        let text = std::fs::read_to_string(table).unwrap_or_default();
-        for line in text.lines().skip(1) {
-            // sl local remote st queues timer retransmits uid timeout inode references pointer drops
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let is_port = words
-                .get(1)
-                .and_then(|local| local.rsplit_once(':'))
-                .is_some_and(|(_, hex)| u16::from_str_radix(hex, 16) == Ok(port));
-            if is_port && words.get(9).is_some_and(|inode| own.contains(*inode)) {
-                lost += words.get(12).and_then(|drops| drops.parse::<u64>().ok()).unwrap_or(0);
-            }
-        }
-    }
-    lost
 }
 
 /// What one of the library's events means to the machine.

@@ -14,9 +14,10 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::browsers::DaemonKey;
-use super::daemon::{Daemon, can_bind, events};
+use super::daemon::{Daemon, events};
 use super::interfaces::{IfTable, IfWatch, Verdict};
 use super::label::{host_name, instance_label};
+use super::sockets::can_bind;
 use crate::driver::Driver;
 use crate::{Diagnosis, Grade};
 

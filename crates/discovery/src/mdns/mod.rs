@@ -5,7 +5,7 @@
 //! however many types and readers there are.
 //!
 //! # Map
-//! `hub` is the task that speaks with the library's daemons (`daemon`): `browsers` for those that listen,
+//! `hub` is the task that speaks with the library's daemons (`daemon`, `sockets`): `browsers` for those that listen,
 //! `responders` for the one that announces. `browse` says when a type is asked afresh, `machine` turns events into
 //! peers; both are pure. `announce` holds the public half of advertising, `diagnose` the look into what is wrong.
 
@@ -19,6 +19,7 @@ mod interfaces;
 mod label;
 mod machine;
 mod responders;
+mod sockets;
 #[cfg(test)]
 mod tests;
 mod txt;

@@ -264,6 +264,7 @@ fn d049_without_probing_a_node_is_seen_at_once() {
         let bed = Bed::new();
         let discovery = bed.browse();
         let mut changes = Changes::of(&discovery);
+        changes.wait_for("status ready", 5 * SECOND).await;
         changes.read_for(300 * MS).await;
         let mut peer = bed.peer_with("n1", 7001, &["noprobe"]);
         peer.wait_for("starting");

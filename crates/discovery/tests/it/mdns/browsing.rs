@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use peerage_discovery::mdns::{Interfaces, MdnsDiscovery, Resync, browse_types_on};
 use peerage_discovery::{Discovery, DiscoveryError, OnLink, Report, ServiceType, Status};
-use peerage_tests::Leaks;
+use peerage_tests::{Leaks, skipped};
 use tokio::time::Instant;
 
-use super::bed::{Bed, Changes, MS, SECOND, run, together};
+use super::bed::{self, Bed, Changes, MS, SECOND, run, together};
 use super::packets::{self, Response};
 
 together! {
@@ -200,8 +200,13 @@ fn sv_m22_sv_m23_and_the_packets_that_the_library_must_survive() {
         changes.read_for(300 * MS).await;
         let mut others = changes.words();
         others.retain(|words| !words.contains("nnn") && !words.contains(odd));
-        println!("SV-M32: with an opcode or an error the library (0.21.7) believes: {others:?}");
-        others.retain(|words| words != "joined errs");
+        if !bed::sockets_can_be_prepared() {
+            skipped(
+                "SV-M32",
+                "the system gives no second descriptor of a socket, and the library believes errors",
+            );
+            others.retain(|words| words != "joined errs");
+        }
         assert_eq!(others, [""; 0], "nothing else came of {} packets", bad.len());
         assert!(discovery.get("steady").is_some());
         assert_eq!(discovery.status(), Status::Ready, "SV-M25 and the like: the daemon lives");
