@@ -10,8 +10,8 @@ use super::super::label::label_of;
 use super::entry::{Doubt, Entry, Fate, Place, Record};
 use super::{Machine, Node, OWN_CONFLICT_EVERY, Output, key_of};
 use crate::{
-    AddressPolicy, Claim, Endpoint, Former, FreshBrowse, Ignored, LeaveReason, Metadata, Peer, Refusal,
-    Selection, SourceId, check_node_id,
+    AddressPolicy, Claim, Endpoint, Former, Ignored, LeaveReason, Metadata, Peer, Refusal, Selection,
+    SourceId, check_node_id,
 };
 
 /// An instance without TXT is held back this long: the library reports "resolved" before TXT is known (rule 4).
@@ -55,6 +55,7 @@ enum Identity<'r> {
 impl Machine {
     pub(super) fn resolved(&mut self, mut record: Record, now: Instant, out: &mut Vec<Output>) {
         let key = key_of(&record.full_name);
+        self.room.forget(&key);
         let settled = self.entries.get(&key).is_some_and(|e| !matches!(e.place, Place::Held { .. }));
 
         if record.port == 0 {
@@ -172,8 +173,8 @@ impl Machine {
             }
             return;
         }
-        if self.is_full() {
-            self.refuse(now, out);
+        if !self.has_room(now, out) {
+            self.refuse(record, now, out);
             return;
         }
         if let Some(peer) = self.list(key, node_id, record, endpoints, now) {
@@ -294,8 +295,8 @@ impl Machine {
             entry.record = record;
             return;
         }
-        if self.is_full() {
-            self.refuse(now, out);
+        if !self.has_room(now, out) {
+            self.refuse(record, now, out);
             return;
         }
         let until = now + TXT_GRACE;
@@ -346,6 +347,8 @@ impl Machine {
         let endpoints = self.select(&entry.record, None, now).endpoints;
         let peer = self.list(key, entry.node_id, entry.record, endpoints, now)?;
         if let Some(listed) = self.entries.get_mut(key) {
+            listed.since = entry.since;
+            listed.first = entry.first;
             listed.generation = entry.generation;
             listed.resolved = entry.resolved;
         }
@@ -411,22 +414,14 @@ impl Machine {
 
     fn new_entry(&self, node_id: Arc<str>, record: Record, place: Place, now: Instant) -> Entry {
         let mut entry = Entry::new(node_id, record, place, now);
+        entry.first = self.generation;
         entry.generation = self.generation;
         entry
     }
 
-    /// Whether a newcomer has to be refused. A live peer is never evicted for one (S-123).
-    fn is_full(&self) -> bool {
+    /// Whether there is no place left.
+    pub(super) fn is_full(&self) -> bool {
         self.nodes.len() + self.held >= self.options.max_peers
-    }
-
-    fn refuse(&mut self, now: Instant, out: &mut Vec<Output>) {
-        out.push(Output::Ignored(Ignored::Limit));
-        // Perhaps many of those in the table are gone.
-        if self.full_since.is_none_or(|t| now.duration_since(t) >= super::FULL_EVERY) {
-            self.full_since = Some(now);
-            out.push(Output::Fresh(FreshBrowse::Recovery));
-        }
     }
 }
 

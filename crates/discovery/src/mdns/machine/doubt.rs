@@ -35,6 +35,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(10);
 impl Machine {
     /// The library forgot an instance.
     pub(super) fn removed(&mut self, key: &Arc<str>, now: Instant, out: &mut Vec<Output>) {
+        self.room.forget(key);
         let Some(entry) = self.entries.get(key) else {
             return;
         };
@@ -327,6 +328,7 @@ impl Machine {
             return;
         };
         entry.alive = Some(now);
+        entry.was_reached = true;
         out.push(Output::Heard(Arc::clone(&entry.node_id)));
         if let Some(check) = &mut entry.check {
             check.reported = false;

@@ -127,10 +127,16 @@ pub(super) struct Entry {
     pub(super) endpoints: Vec<Endpoint>,
     /// Set while listed.
     pub(super) peer: Option<Peer>,
+    /// The browse in which it came.
+    pub(super) first: u64,
     /// The browse in which it was last resolved.
     pub(super) generation: u64,
+    /// When it came.
+    pub(super) since: Instant,
     pub(super) resolved: Instant,
     pub(super) alive: Option<Instant>,
+    /// Somebody reached it once.
+    pub(super) was_reached: bool,
     pub(super) doubt: Option<Doubt>,
     pub(super) check: Option<Check>,
     /// When the last verification started.
@@ -157,9 +163,12 @@ impl Entry {
             place,
             endpoints: Vec::new(),
             peer: None,
+            first: 0,
             generation: 0,
+            since: now,
             resolved: now,
             alive: None,
+            was_reached: false,
             doubt: None,
             check: None,
             checked: None,

@@ -9,6 +9,7 @@ mod admit;
 mod doubt;
 mod entry;
 mod freeze;
+mod room;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -22,6 +23,7 @@ pub(crate) use self::doubt::VERIFY_WINDOW;
 pub(crate) use self::entry::Record;
 use self::entry::{Check, Doubt, Entry, Fate, PEEK, Place};
 use self::freeze::Freeze;
+use self::room::Room;
 use super::interfaces::IfTable;
 use crate::{AddressPolicy, Claim, FreshBrowse, Ignored, LeaveReason, Peer, Report, ServiceType, SuspectWhy};
 
@@ -33,8 +35,6 @@ const CONFIRM_LIMIT: Duration = Duration::from_millis(1_300);
 const FEW_PEERS: usize = 50;
 /// mDNS is specified and tested for this many instances of a type on a link.
 pub(crate) const MANY_PEERS: usize = 300;
-/// A full table asks at most this often whether its peers are still there.
-const FULL_EVERY: Duration = Duration::from_secs(2);
 /// Conflicts about our own node id are told at most this often.
 const OWN_CONFLICT_EVERY: Duration = Duration::from_secs(1);
 
@@ -146,7 +146,7 @@ pub(crate) struct Machine {
     addresses: AddressPolicy,
     own: Arc<[Own]>,
     own_conflict: Option<Instant>,
-    full_since: Option<Instant>,
+    room: Room,
     random: u64,
 }
 
@@ -187,7 +187,7 @@ impl Machine {
             interfaces,
             own,
             own_conflict: None,
-            full_since: None,
+            room: Room::default(),
             random: seed | 1,
         }
     }
@@ -218,6 +218,7 @@ impl Machine {
             self.stragglers.map(|(_, at)| at),
             self.next_resync,
             self.freeze.until(),
+            self.room.due(),
         ]
         .into_iter()
         .flatten()
@@ -237,6 +238,7 @@ impl Machine {
     fn began(&mut self, generation: u64, now: Instant) {
         self.generation = generation;
         self.began = Some(now);
+        self.room.began(now);
         self.judgements.push_back((generation, now + JUDGE_AFTER));
         self.peeks.push_back((generation, now + JUDGE_AFTER - PEEK));
         self.next_resync = self.resync_after().map(|pause| now + pause);
@@ -309,6 +311,7 @@ impl Machine {
             self.judgements.pop_front();
             self.judge(generation, now, out);
         }
+        self.room_due(now, out);
         if self.freeze.pass_time(now) {
             out.push(Output::Fresh(FreshBrowse::Recovery));
         }

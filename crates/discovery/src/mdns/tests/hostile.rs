@@ -29,6 +29,89 @@ fn sv_m24_s123_d081_sm_a_flood_fills_the_table_and_evicts_nobody() {
     assert!(script.peer("newcomer").is_some());
 }
 
+/// Five real peers that were there for two browses, then a flood that fills the table and loses events, so that silence
+/// proves nothing for the next minute.
+fn flooded() -> (Script, Vec<String>) {
+    let mut script = Script::new();
+    let real: Vec<String> = (0..5).map(|i| format!("real-{i}")).collect();
+    for label in &real {
+        script.resolved(record(label));
+        script.world.push((record(label), 60));
+    }
+    script.until(5_000);
+    script.input(Input::Refresh);
+    script.until(8_000);
+    for wave in 0..3 {
+        for i in 0..2_000 {
+            script.resolved(record(&format!("forged-{wave}-{i}")));
+        }
+        script.lose();
+        script.until(script.ms() + 600);
+    }
+    assert_eq!(script.ids().len(), 1_024);
+    assert!(script.shared.machine.is_frozen(script.now));
+    script.news();
+    (script, real)
+}
+
+#[test]
+fn d081_sm_after_a_flood_a_newcomer_is_listed_within_five_seconds() {
+    // When it comes after the end of the flood: while a browse is young, and when one is old.
+    for wait in [0, 100, 900, 3_000, 20_000] {
+        let (mut script, real) = flooded();
+        script.until(script.ms() + wait);
+        script.resolved(record("newcomer"));
+        script.world.push((record("newcomer"), 60));
+        script.until(script.ms() + 4_000);
+        assert!(script.peer("newcomer").is_some(), "{wait} ms after the flood");
+        assert_eq!(script.ids().len(), 1_024);
+        assert!(real.iter().all(|label| script.peer(label).is_some()), "{wait}: real ones stay");
+        let news = script.news();
+        assert!(news.iter().any(|line| line.contains("left forged-") && line.contains("silent")), "{news:?}");
+    }
+}
+
+#[test]
+fn s123_a_full_table_gives_sixteen_places_away_in_a_browse_and_never_that_of_a_peer_that_is_heard() {
+    let (mut script, real) = flooded();
+    // The browse after the flood is two seconds old, and the flood goes on.
+    script.input(Input::Refresh);
+    script.until(script.ms() + 3_000);
+    script.news();
+    for i in 0..2_000 {
+        script.resolved(record(&format!("again-{i}")));
+    }
+    script.until(script.ms() + 10);
+    let count = |script: &Script, of: &str| script.ids().iter().filter(|id| id.starts_with(of)).count();
+    assert_eq!(count(&script, "again-"), 16);
+    assert!(real.iter().all(|label| script.peer(label).is_some()), "heard in every browse");
+    // None of them is heard in the next one, but they were there before, and the youngest go first.
+    for second in 0..20 {
+        script.until(script.ms() + 1_000);
+        script.world.retain(|(r, _)| !r.full_name.starts_with("real"));
+        for i in 0..200 {
+            script.resolved(record(&format!("more-{second}-{i}")));
+        }
+    }
+    assert!(real.iter().all(|label| script.peer(label).is_some()), "silent, but not new");
+    assert!(count(&script, "forged-") >= 1_019 - 32, "the flood takes its own places");
+}
+
+#[test]
+fn s123_a_peer_that_somebody_reached_keeps_its_place_in_a_full_table() {
+    let mut script = Script::with(|o| o.max_peers = 3);
+    script.resolved(record("a"));
+    script.resolved(record("b"));
+    script.resolved(record("c"));
+    script.report("c", Report::Alive);
+    script.until(2_000);
+    script.input(Input::Refresh);
+    script.until(4_000);
+    script.resolved(record("n"));
+    script.until(4_010);
+    assert_eq!(script.ids(), ["a", "c", "n"], "the youngest of those that are silent and were never reached");
+}
+
 #[test]
 fn s123_announcements_without_txt_are_bounded_as_well() {
     let mut script = Script::with(|o| o.max_peers = 10);

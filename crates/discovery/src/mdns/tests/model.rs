@@ -12,7 +12,7 @@ const IDS: u64 = 6;
 const LIMIT: usize = 6;
 const NEVER: Ms = Ms::MAX;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Said {
     /// Node id in TXT; none is an empty TXT record.
     id: Option<u64>,
@@ -53,8 +53,12 @@ struct Instance {
     id: String,
     listed: bool,
     held_until: Ms,
+    /// The browses in which it was heard first and last.
+    first: u64,
     generation: u64,
+    since: Ms,
     heard: Ms,
+    was_reached: bool,
     alive: Option<Ms>,
     doubt: Option<(SuspectWhy, Verdict, bool)>,
     asked: Option<Asked>,
@@ -95,6 +99,11 @@ struct Naive {
     somebody_left: bool,
     losses: Vec<Ms>,
     up: bool,
+    /// Who was refused before it was known who gives a place up.
+    waiting: Vec<(u64, Said)>,
+    opens: Option<Ms>,
+    /// Who gives a place up: those that were silent when the first was asked for.
+    silent: Option<Vec<u64>>,
 }
 
 impl Naive {
@@ -126,7 +135,8 @@ impl Naive {
     fn due(&self) -> Ms {
         let all = self.all.iter().map(Instance::due);
         let judge = self.judge.iter().map(|(_, t)| *t);
-        all.chain(judge).chain(self.stragglers.map(|(_, t)| t)).min().unwrap_or(NEVER)
+        let room = self.opens.filter(|_| !self.waiting.is_empty());
+        all.chain(judge).chain(room).chain(self.stragglers.map(|(_, t)| t)).min().unwrap_or(NEVER)
     }
 
     fn pass(&mut self, now: Ms) {
@@ -175,6 +185,50 @@ impl Naive {
                 }
             }
         }
+        if self.opens.is_some_and(|t| t <= now) {
+            self.opens = None;
+            for (label, said) in std::mem::take(&mut self.waiting) {
+                self.resolved(label, said, now);
+            }
+        }
+    }
+
+    /// Somebody comes, with TXT or without: a place, taken from one who came in an earlier browse and was not heard since.
+    fn has_room(&mut self, label: u64, said: Said, now: Ms) -> bool {
+        if !self.is_full() {
+            return true;
+        }
+        if self.began.is_some_and(|began| now >= began + 1_500) {
+            let gives = |all: &[Instance], generation: u64, i: &Instance| {
+                let is_cut_off = matches!(i.doubt, Some((_, Verdict::Interface(_), _)));
+                let has_heir = all.iter().any(|o| !o.listed && o.held_until == NEVER && o.id == i.id);
+                i.listed
+                    && i.first == i.generation
+                    && i.generation < generation
+                    && !i.was_reached
+                    && !is_cut_off
+                    && !has_heir
+            };
+            if self.silent.is_none() {
+                let mut silent: Vec<(Ms, u64)> = Vec::new();
+                for i in self.all.iter().filter(|i| gives(&self.all, self.generation, i)) {
+                    silent.push((i.since, i.label));
+                }
+                silent.sort_unstable();
+                self.silent = Some(silent.into_iter().map(|(_, label)| label).collect());
+            }
+            while let Some(youngest) = self.silent.as_mut().and_then(Vec::pop) {
+                let at = self.at(youngest);
+                if at.is_some_and(|at| gives(&self.all, self.generation, &self.all[at])) {
+                    self.leave(youngest);
+                    return true;
+                }
+            }
+        }
+        if self.opens.is_some_and(|opens| now < opens) {
+            self.waiting.push((label, said));
+        }
+        false
     }
 
     fn instance_due(&mut self, label: u64, now: Ms) {
@@ -231,6 +285,7 @@ impl Naive {
     }
 
     fn resolved(&mut self, label: u64, mut said: Said, now: Ms) {
+        self.waiting.retain(|(other, _)| *other != label);
         if said.port == 0 {
             return self.leave(label);
         }
@@ -254,7 +309,7 @@ impl Naive {
             self.admit(label, said, now);
         } else if let Some(at) = at {
             self.all[at].said = said;
-        } else if !self.is_full() {
+        } else if self.has_room(label, said, now) {
             self.add(label, said, String::new(), now);
             self.all.last_mut().unwrap().held_until = now + 300;
         }
@@ -296,7 +351,7 @@ impl Naive {
             if !self.all.iter().any(|i| !i.listed && i.held_until == NEVER && i.id == id) {
                 self.add(label, said, id, now);
             }
-        } else if !self.is_full() {
+        } else if self.has_room(label, said, now) {
             self.add(label, said, id, now);
             let at = self.all.len() - 1;
             self.all[at].listed = true;
@@ -311,8 +366,11 @@ impl Naive {
             id,
             listed: false,
             held_until: NEVER,
+            first: self.generation,
             generation: self.generation,
+            since: now,
             heard: now,
+            was_reached: false,
             alive: None,
             doubt: None,
             asked: None,
@@ -352,12 +410,14 @@ impl Naive {
         }
         let heir = self.all.iter().position(|i| !i.listed && i.held_until == NEVER && i.id == gone.id);
         if let Some(heir) = heir {
-            let Instance { label, said, id, generation, heard, .. } = self.all.remove(heir);
+            let Instance { label, said, id, first, generation, since, heard, .. } = self.all.remove(heir);
             if !self.up {
                 return;
             }
             self.add(label, said, id, heard);
             let at = self.all.len() - 1;
+            self.all[at].since = since;
+            self.all[at].first = first;
             self.all[at].generation = generation;
             self.all[at].listed = true;
             self.show(at, heard);
@@ -365,6 +425,7 @@ impl Naive {
     }
 
     fn removed(&mut self, label: u64, now: Ms) {
+        self.waiting.retain(|(other, _)| *other != label);
         let Some(at) = self.at(label) else { return };
         let i = &self.all[at];
         if !i.listed {
@@ -455,6 +516,7 @@ impl Naive {
         let i = &mut self.all[at];
         if is_alive {
             i.alive = Some(now);
+            i.was_reached = true;
             i.ask_later = NEVER;
             // Only a claim to its id keeps a verification going.
             if let Some(asked) = &mut i.asked {
@@ -488,6 +550,9 @@ impl Naive {
     fn began(&mut self, generation: u64, now: Ms) {
         self.generation = generation;
         self.began = Some(now);
+        self.opens = Some(now + 1_500);
+        self.waiting.clear();
+        self.silent = None;
         self.judge.push((generation, now + 5_000));
         self.stragglers = std::mem::take(&mut self.somebody_left).then_some((generation, now + 1_300));
         let peers = self.listed() as u64;

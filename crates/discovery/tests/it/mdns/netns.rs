@@ -2,6 +2,7 @@
 //! program of a user would have. `cargo xtask netns` runs these; each prints its figures.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use peerage_discovery::mdns::Resync;
@@ -11,6 +12,12 @@ use tokio::time::Instant;
 
 use super::bed::{Bed, CROWD, Changes, MS, SECOND, run};
 use super::packets::{self, Response};
+
+/// Limits of time hold for optimised code.
+const BUILD: &str = if cfg!(debug_assertions) { "debug build" } else { "release build" };
+
+/// How much longer other code may take.
+const SLOWER: u32 = if cfg!(debug_assertions) { 3 } else { 1 };
 
 const A: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
@@ -378,20 +385,21 @@ fn netns_d081_t09_a_flood_of_forged_instances() {
             assert!(most <= 1_024);
         }
         let grown = resident().saturating_sub(before);
-        // Recovery: the forged ones go, and a newcomer is listed.
+        // Recovery: a newcomer is listed.
         let begin = Instant::now();
         let mut newcomer = bed.peer_on(&network, Side::B, "newcomer", &[]);
         newcomer.wait_for("announced");
         while discovery.get("newcomer").is_none() {
-            assert!(begin.elapsed() < 60 * SECOND, "{} peers", discovery.peers().len());
+            assert!(begin.elapsed() <= SLOWER * 5 * SECOND, "{} peers", discovery.peers().len());
             changes.read_for(50 * MS).await;
             assert!(real_are_there(), "a real peer left");
         }
         figure(&format!(
-            "T-09 flood: at most {most} listed, resident memory + {} KiB, newcomer listed {:?} after the end",
+            "T-09 flood: at most {most} listed, resident memory + {} KiB, newcomer listed {:?} after the end (limit 5 s)",
             grown / 1024,
             begin.elapsed()
         ));
+        // 32 MiB for the table; the rest is what the library holds of what it read.
         assert!(grown <= 64 << 20, "{grown}");
     });
 }
@@ -539,7 +547,7 @@ fn netns_t02_a_hundred_and_three_hundred_hosts() {
             discovery.wait_ready(count, begin + 30 * SECOND).await.unwrap();
             let took = begin.elapsed();
             figure(&format!("T-02 all of {count} hosts: {took:?} (limit {limit:?})"));
-            assert!(took <= 3 * limit.max(1_300 * MS), "{took:?}");
+            assert!(took <= SLOWER * limit, "{took:?}");
             discovery.stop().await;
             drop(hosts);
             // Their records are still in nobody's cache: each browse begins anew.
@@ -562,13 +570,14 @@ fn netns_t05_t07_t12_three_hundred_hosts_for_two_minutes() {
         discovery.wait_ready(300, Instant::now() + 30 * SECOND).await.unwrap();
         changes.read_for(5 * SECOND).await;
         changes.restart();
-        let (cpu, begin) = (cpu_time(), Instant::now());
+        let (cpu, library, begin) = (cpu_time(), cpu_time_of_library(), Instant::now());
         changes.read_for(130 * SECOND).await;
-        let share = (cpu_time() - cpu).as_secs_f64() / begin.elapsed().as_secs_f64() * 100.0;
+        let percent = |time: Duration| time.as_secs_f64() / begin.elapsed().as_secs_f64() * 100.0;
+        let (share, library) = (percent(cpu_time() - cpu), percent(cpu_time_of_library() - library));
         let left = changes.log.iter().filter(|(_, words)| words.starts_with("left")).count();
         figure(&format!(
-            "T-05 300 hosts, 130 s: {left} left; T-07 {share:.2} % of a core (debug build, limit 0.4 %); \
-             T-12 + {} KiB resident",
+            "T-05 300 hosts, 130 s: {left} left; T-07 {share:.2} % of a core, {library:.2} of it in the library \
+             ({BUILD}, limit 0.4 %); T-12 + {} KiB resident",
             (resident() - before) / 1024
         ));
         assert_eq!(left, 0, "{:#?}", changes.log);
@@ -577,7 +586,21 @@ fn netns_t05_t07_t12_three_hundred_hosts_for_two_minutes() {
 
 /// User and system time of this process.
 fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    cpu_time_in("/proc/self/stat")
+}
+
+/// The same of the library's threads alone.
+fn cpu_time_of_library() -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|thread| thread.unwrap().path());
+    let name = |thread: &Path| std::fs::read_to_string(thread.join("comm")).unwrap();
+    threads
+        .filter(|thread| name(thread).starts_with("mDNS"))
+        .map(|thread| cpu_time_in(thread.join("stat")))
+        .sum()
+}
+
+fn cpu_time_in(file: impl AsRef<Path>) -> Duration {
+    let stat = std::fs::read_to_string(file).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     // 100 ticks a second on every Linux.
@@ -634,7 +657,7 @@ fn netns_t07_t14_fifty_hosts_and_an_idle_browser() {
         let packets = (sent() - before) / 2;
         let share = (cpu_time() - cpu).as_secs_f64() / begin.elapsed().as_secs_f64() * 100.0;
         figure(&format!(
-            "T-14 50 peers: {packets} packets a minute (limit 40); T-07 {share:.2} % of a core (debug build)"
+            "T-14 50 peers: {packets} packets a minute (limit 40); T-07 {share:.2} % of a core ({BUILD})"
         ));
         assert!(packets <= 40, "{packets}");
         changes.assert_nobody_left();
