@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
+#[cfg(feature = "mdns")]
+mod corpus;
 mod costs;
 mod file;
 mod filtered;
