@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Proxy(Proxy),
     Call(Call),
     Peers(Peers),
+    Register(Register),
+    Gateway(Gateway),
     Demo(Demo),
     Completions(Completions),
     /// Print the man page.
@@ -210,6 +212,115 @@ pub(crate) struct Peers {
     /// How long to listen before the table is printed.
     #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = duration)]
     pub(crate) wait: Duration,
+}
+
+/// Keep a service registered at a gwag gateway until Ctrl-C, then deregister it.
+///
+/// Each change of state is a line on stdout: registering, live, suspect (a heartbeat failed), lost (the gateway
+/// does not know the service any more), rejected (it refuses it), draining, closed.
+#[derive(Args, Debug)]
+#[command(
+    disable_version_flag = true,
+    after_help = "Examples:\n  \
+    peerage register --gateway 127.0.0.1:50090 --addr 127.0.0.1:41001 --namespace greeter --proto greeter.proto\n  \
+    peerage register --gateway gw1:50090 --gateway gw2:50090 --ca ca.pem --addr 10.0.0.7:41001 --version v2 \
+    --proto ./protos --entry svc/user.proto\n  \
+    peerage register --gateway 127.0.0.1:50090 --addr http://127.0.0.1:8000 --openapi openapi.yaml --json"
+)]
+pub(crate) struct Register {
+    /// Control port of a gateway, as host:port; given again, another node of the same cluster, for when the
+    /// first is gone. Plaintext on this host; for others say --ca.
+    #[arg(long, value_name = "ADDR", required = true, env = "PEERAGE_GATEWAY", value_delimiter = ',')]
+    pub(crate) gateway: Vec<String>,
+    /// Where the gateway reaches the service: host:port, or a base URL for OpenAPI.
+    #[arg(long, value_name = "ADDR", env = "PEERAGE_SERVICE_ADDR")]
+    pub(crate) addr: String,
+    /// Name of the service at the gateway. Default: the name of the proto file, or the title of the document.
+    #[arg(long, value_name = "NS")]
+    pub(crate) namespace: Option<String>,
+    /// Version of the service: v1, v2, … or unstable.
+    #[arg(long, value_name = "VERSION", default_value = "v1")]
+    pub(crate) version: String,
+    #[command(flatten)]
+    pub(crate) schema: SchemaArgs,
+    /// The file of the --proto directory that has the service, relative to it.
+    #[arg(long, value_name = "FILE", requires = "proto")]
+    pub(crate) entry: Option<String>,
+    /// How long the gateway keeps the service without a heartbeat, in whole seconds. Default: the gateway's, 30s.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) ttl: Option<Duration>,
+    /// Name of this instance. Default: host, process number and a random part.
+    #[arg(long, value_name = "ID")]
+    pub(crate) instance: Option<String>,
+    /// Marks a release: the version `unstable` is refused.
+    #[arg(long, value_name = "TAG", env = "PEERAGE_BUILD_TAG")]
+    pub(crate) build_tag: Option<String>,
+    /// File with a token that is sent with every call; read again when it changes.
+    #[arg(long, value_name = "FILE", env = "PEERAGE_BEARER_FILE")]
+    pub(crate) bearer_file: Option<PathBuf>,
+    /// How long to try while the gateway cannot be reached at the start.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) wait: Duration,
+    /// Longest wait for the gateway's answer on the way out.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    pub(crate) drain: Duration,
+    /// Speak plaintext to a gateway on another host: whoever is on the way can change what is registered.
+    #[arg(long)]
+    pub(crate) danger_plaintext: bool,
+}
+
+/// What describes the service; exactly one.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct SchemaArgs {
+    /// A .proto file, or a directory of them with --entry.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) proto: Option<PathBuf>,
+    /// An OpenAPI document, JSON or YAML.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) openapi: Option<PathBuf>,
+    /// A GraphQL endpoint as the gateway reaches it.
+    #[arg(long, value_name = "URL")]
+    pub(crate) graphql: Option<String>,
+}
+
+/// Run an in-memory gateway control plane, for one laptop or a test: services register with it as with a real one.
+///
+/// Registrations, their ends and refusals are told on stderr as they happen. It forwards no calls. With --ca,
+/// --cert and --key it serves mutual TLS.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    peerage gateway\n  \
+    peerage gateway --listen 127.0.0.1:0 --status 127.0.0.1:8090\n  \
+    curl http://127.0.0.1:8090/api/v1/registrations")]
+pub(crate) struct Gateway {
+    /// Address of the control port; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:50090", env = "PEERAGE_GATEWAY_LISTEN")]
+    pub(crate) listen: SocketAddr,
+    /// Address of a page that shows what is registered, on loopback; JSON under /api/v1/registrations and
+    /// /api/v1/services.
+    #[arg(long, value_name = "ADDR", env = "PEERAGE_GATEWAY_STATUS")]
+    pub(crate) status: Option<SocketAddr>,
+    /// The TTL of services that ask for none.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) ttl: Duration,
+    /// Accept only these versions; may be given again. Default: all.
+    #[arg(long, value_name = "TIER")]
+    pub(crate) allow_tier: Vec<Tier>,
+    /// Allow --listen on an address that others can reach: whoever does can register and deregister services.
+    #[arg(long)]
+    pub(crate) danger_listen: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Tier {
+    /// The version `unstable`.
+    Unstable,
+    /// An alias in the GraphQL schema: accepts no registration by itself.
+    Stable,
+    /// v1, v2, …
+    #[value(name = "vN")]
+    Numbered,
 }
 
 /// Show on real parts what Peerage does: three services, 6,000 calls, one peer killed, one hung.

@@ -46,6 +46,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Proxy(args) => cmd::proxy::run(&global, output, args).await,
             Command::Call(args) => cmd::call::run(&global, output, args).await,
             Command::Peers(args) => cmd::peers::run(&global, output, args).await,
+            Command::Register(args) => cmd::register::run(&global, output, args).await,
+            Command::Gateway(args) => cmd::gateway::run(&global, output, args).await,
             Command::Demo(args) => cmd::demo::run(output, args).await,
             Command::DemoPeer => cmd::demo::peer::run().await,
             Command::Completions(_) | Command::Man => Ok(()),

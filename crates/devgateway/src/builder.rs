@@ -6,6 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use tokio_rustls::TlsAcceptor;
 
 use crate::clock::Clock;
@@ -34,6 +37,12 @@ pub enum StartError {
         addr: SocketAddr,
         /// Why not.
         source: io::Error,
+    },
+    /// Certificates or keys cannot be used.
+    #[error("the TLS settings cannot be used: {reason}")]
+    Tls {
+        /// Holds nothing of the key.
+        reason: String,
     },
     /// A slot to be taken at the start has no valid name.
     #[error("cannot take {slot}: {reason}")]
@@ -144,6 +153,40 @@ impl DevGatewayBuilder {
     pub fn tls(mut self, config: Arc<rustls::ServerConfig>) -> Self {
         self.tls = Some(config);
         self
+    }
+
+    /// The same from PEM texts: the certificate chain, leaf first, and its key; with `client_ca` only callers with
+    /// a certificate of that CA are let in.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Tls`].
+    pub fn tls_pem(self, chain: &[u8], key: &[u8], client_ca: Option<&[u8]>) -> Result<Self, StartError> {
+        let failed =
+            |what: &str, error: &dyn fmt::Display| StartError::Tls { reason: format!("{what}: {error}") };
+        let certificates = |pem: &[u8]| {
+            let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+            read.map_err(|error| failed("a certificate", &error))
+        };
+        let key =
+            PrivateKeyDer::from_pem_slice(key).map_err(|_| failed("the key", &"no private key in PEM"))?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| failed("the protocol", &error))?;
+        let builder = match client_ca {
+            None => builder.with_no_client_auth(),
+            Some(pem) => {
+                let mut roots = rustls::RootCertStore::empty();
+                for certificate in certificates(pem)? {
+                    roots.add(certificate).map_err(|error| failed("the CA", &error))?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+                builder.with_client_cert_verifier(verifier.map_err(|error| failed("the CA", &error))?)
+            }
+        };
+        let config = builder.with_single_cert(certificates(chain)?, key);
+        Ok(self.tls(Arc::new(config.map_err(|error| failed("certificate and key", &error))?)))
     }
 
     /// Asks every call for `authorization: Bearer <token>`, else UNAUTHENTICATED.

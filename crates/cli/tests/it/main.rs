@@ -1,7 +1,9 @@
 //! The command as people run it: real processes, real sockets.
 
 mod demo;
+mod gateway;
 mod kit;
 mod readme;
+mod register;
 mod serving;
 mod usage;

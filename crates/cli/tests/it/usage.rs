@@ -2,7 +2,8 @@
 
 use crate::kit::{dead_address, run, text};
 
-const COMMANDS: [&str; 7] = ["expose", "proxy", "call", "peers", "demo", "completions", "man"];
+const COMMANDS: [&str; 9] =
+    ["expose", "proxy", "call", "peers", "register", "gateway", "demo", "completions", "man"];
 
 #[test]
 fn every_subcommand_shows_an_example() {
