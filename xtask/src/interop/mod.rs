@@ -2,8 +2,9 @@
 //!
 //! What the others are: OpenSSL (the command, and the newer one inside pyOpenSSL), Go (a second ZAP-HTTP
 //! written from the same description, on Go's own TLS, and the reference module where it can be fetched),
-//! python-zeroconf, avahi, curl. Multicast stays in network namespaces, everything else on loopback.
+//! python-zeroconf, avahi, curl, grpcio. Multicast stays in network namespaces, everything else on loopback.
 
+mod grpc;
 mod harness;
 mod peers;
 mod table;
@@ -55,7 +56,7 @@ pub(crate) fn run() -> Outcome {
     let environment = peers::python_environment(&place);
     let environment = environment.as_ref();
     // Side by side: most of them wait, one for more than two minutes.
-    let jobs: [&(dyn Fn() -> Vec<Row> + Sync); 8] = [
+    let jobs: [&(dyn Fn() -> Vec<Row> + Sync); 9] = [
         &|| peers::openssl_command(),
         &|| peers::openssl_in_python(&place, environment),
         &|| peers::go(&place),
@@ -64,6 +65,7 @@ pub(crate) fn run() -> Outcome {
         &|| peers::zeroconf(&place, environment),
         &|| peers::avahi(&place),
         &|| peers::curl(&place),
+        &|| grpc::grpcio(&place, environment),
     ];
     let mut table = Table::default();
     thread::scope(|scope| {
@@ -104,6 +106,7 @@ const FILES: &[(&str, &str)] = &[
     ("python/avahi_peer.py", include_str!("python/avahi_peer.py")),
     ("python/openssl_peer.py", include_str!("python/openssl_peer.py")),
     ("python/curl_peer.py", include_str!("python/curl_peer.py")),
+    ("python/grpc_peer.py", include_str!("python/grpc_peer.py")),
     ("go/main.go", include_str!("go/main.go")),
     ("go/own.go", include_str!("go/own.go")),
     ("go/reference.go", include_str!("go/reference.go")),

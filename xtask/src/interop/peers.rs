@@ -265,12 +265,12 @@ fn in_network(place: &Place, own_run: bool) -> Option<Command> {
     })
 }
 
-fn quiet(command: &mut Command) -> bool {
+pub(super) fn quiet(command: &mut Command) -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }
 
 /// What a program that succeeds says.
-fn said(command: &mut Command) -> Option<String> {
+pub(super) fn said(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
