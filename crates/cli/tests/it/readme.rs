@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use peerage_tests::skipped;
 
@@ -24,6 +24,8 @@ const SERVERS: &str = "python3 -m http.server 9000\n\
 const CALLS: &str = "curl http://files.localhost:8080/\n\
     peerage peers files\n\
     peerage call files / -n 1000 -c 16\n";
+const REGISTRATION: &str = "peerage gateway\n\
+    peerage register --gateway 127.0.0.1:50090 --addr 127.0.0.1:41001 --namespace greeter --proto greeter.proto\n";
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
@@ -49,8 +51,11 @@ fn the_ten_lines_are_the_example() {
 
 #[test]
 fn every_command_of_the_readme_is_run_by_a_test() {
-    let known: BTreeSet<&str> =
-        ELSEWHERE.iter().map(|(command, _)| *command).chain(SERVERS.lines()).chain(CALLS.lines()).collect();
+    let known: BTreeSet<&str> = ELSEWHERE
+        .iter()
+        .map(|(command, _)| *command)
+        .chain([SERVERS, CALLS, REGISTRATION].into_iter().flat_map(str::lines))
+        .collect();
     let told = blocks("sh").concat();
     let told: BTreeSet<&str> = told.lines().collect();
     assert_eq!(told, known);
@@ -60,9 +65,7 @@ fn every_command_of_the_readme_is_run_by_a_test() {
 #[test]
 fn the_commands_of_the_readme_do_what_it_says() {
     const TEST: &str = "the_commands_of_the_readme_do_what_it_says";
-    let isolated = ["--user", "--map-root-user", "--net"];
-    let possible = Command::new("unshare").args(isolated).arg("true").stderr(Stdio::null()).status();
-    if !possible.is_ok_and(|status| status.success()) {
+    if !has_namespaces() {
         return skipped(TEST, "unprivileged network namespaces are not allowed here");
     }
     let directory = tempfile::tempdir().expect("a directory");
@@ -77,21 +80,60 @@ fn the_commands_of_the_readme_do_what_it_says() {
         ));
     }
     script.push_str(CALLS);
-    let bin = Path::new(env!("CARGO_BIN_EXE_peerage")).parent().expect("the command lies in a directory");
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("a PATH"));
-    let output = Command::new("timeout")
-        .args(["60", "unshare"])
-        .args(isolated)
-        .args(["bash", "-c", &script])
-        .env("PATH", path)
-        .current_dir(directory.path())
-        .stdin(Stdio::null())
-        .output()
-        .expect("unshare was there before");
+    let output = isolated(directory.path(), &script);
     let said = text(&output.stdout);
     let log = fs::read_to_string(directory.path().join("log")).unwrap_or_default();
     assert!(output.status.success(), "{said}\n{}\n{log}", text(&output.stderr));
     assert!(said.contains("a%20file%20to%20list.txt"), "curl lists the directory: {said}");
     assert!(said.contains("NODE") && said.contains("files-"), "the peer is listed: {said}");
     assert!(said.contains("1000 calls, 0 failed"), "the calls succeed: {said}");
+}
+
+#[test]
+fn the_registration_of_the_readme_is_live_and_leaves() {
+    const TEST: &str = "the_registration_of_the_readme_is_live_and_leaves";
+    if !has_namespaces() {
+        return skipped(TEST, "unprivileged network namespaces are not allowed here");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("greeter.proto"), crate::register::GREETER).expect("a file");
+    let (gateway, register) = REGISTRATION.trim_end().split_once('\n').expect("two commands");
+    let script = format!(
+        "set -eu\nip link set lo up\ntrap 'kill $(jobs -p)' EXIT\nmkfifo ready states\n\
+         {gateway} >ready 2>>log &\nread -r line <ready\n\
+         {register} >states 2>>log &\nexec 3<states\n\
+         read -r first <&3; read -r second <&3\necho \"$first\"; echo \"$second\"\n\
+         kill $!; cat <&3; wait $!\n"
+    );
+    let output = isolated(directory.path(), &script);
+    let said = text(&output.stdout);
+    let log = fs::read_to_string(directory.path().join("log")).unwrap_or_default();
+    assert!(output.status.success(), "{said}\n{}\n{log}", text(&output.stderr));
+    let states: Vec<&str> = said.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(states, ["registering", "live", "draining", "closed"], "{said}");
+    let told = blocks("text").concat();
+    let told = told.lines().filter_map(|line| line.split_whitespace().next());
+    assert!(told.clone().any(|word| word == "registering") && told.clone().any(|word| word == "live"));
+}
+
+const ISOLATED: [&str; 3] = ["--user", "--map-root-user", "--net"];
+
+fn has_namespaces() -> bool {
+    let possible = Command::new("unshare").args(ISOLATED).arg("true").stderr(Stdio::null()).status();
+    possible.is_ok_and(|status| status.success())
+}
+
+/// Runs a script in a network of its own, at most for a minute.
+fn isolated(directory: &Path, script: &str) -> Output {
+    let bin = Path::new(env!("CARGO_BIN_EXE_peerage")).parent().expect("the command lies in a directory");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("a PATH"));
+    Command::new("timeout")
+        .args(["60", "unshare"])
+        .args(ISOLATED)
+        .args(["bash", "-c", script])
+        .env("PATH", path)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare was there before")
 }
