@@ -11,6 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("balance", &[]),
     ("discovery", &[]),
     ("zaphttp", &[]),
+    ("transport", &[]),
     ("controlclient", &["balance"]),
     ("devgateway", &["controlclient"]),
     ("clienthttp", &["balance", "discovery", "zaphttp"]),
