@@ -169,10 +169,17 @@ impl Parts {
         let Some(tls) = &self.tls else {
             return serve(wire, front, &open).await;
         };
-        match tokio::time::timeout(HANDSHAKE_TIME, tls.accept(wire)).await {
-            Ok(Ok(stream)) => serve(stream, front, &open).await,
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS"),
-            Err(_) => tracing::debug!(%peer, "no TLS in time"),
+        let handshake = tls.accept(wire);
+        tokio::pin!(handshake);
+        let shaken = match tokio::time::timeout(HANDSHAKE_TIME, handshake.as_mut()).await {
+            // A hole closes nothing.
+            Err(_) if open.hole.is_open() => handshake.await,
+            Err(_) => return tracing::debug!(%peer, "no TLS in time"),
+            Ok(shaken) => shaken,
+        };
+        match shaken {
+            Ok(stream) => serve(stream, front, &open).await,
+            Err(error) => tracing::debug!(%peer, %error, "no TLS"),
         }
     }
 }

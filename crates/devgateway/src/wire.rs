@@ -19,7 +19,7 @@ impl Hole {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -90,7 +90,7 @@ async fn ask(endpoint: &str) -> Result<Bytes, String> {
 }
 
 /// Hashes the bytes of the member `data`, as they came.
-fn read(answer: &[u8]) -> Result<Schema, String> {
+pub(super) fn read(answer: &[u8]) -> Result<Schema, String> {
     let members: BTreeMap<String, &RawValue> =
         serde_json::from_slice(answer).map_err(|error| format!("the answer is not JSON: {error}"))?;
     if let Some(errors) = members.get("errors") {

@@ -109,3 +109,87 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Words and marks of protobuf, YAML and JSON, in any order.
+    fn soup() -> impl Strategy<Value = String> {
+        let words = prop::sample::select(vec![
+            "syntax = \"proto3\";",
+            "edition = \"2023\";",
+            "message M",
+            "enum E",
+            "service S",
+            "rpc X(M) returns (M)",
+            "{",
+            "}",
+            "import \"a.proto\";",
+            "option (a).b = ",
+            "oneof o",
+            "map<string, M> m = 1;",
+            "extend M",
+            "reserved 1 to max;",
+            "group G = 1",
+            "string s = 1;",
+            ";",
+            "[",
+            "]",
+            "<",
+            ">",
+            "\"",
+            "'",
+            "//",
+            "/*",
+            "*/",
+            "\n",
+            "\n  ",
+            "- ",
+            ": ",
+            "a",
+            "&a ",
+            "*a",
+            "<<",
+            "? ",
+            "| ",
+            "%YAML 1.2\n",
+            "---\n",
+            "...",
+            "!!str ",
+            "openapi: 3.0.0\n",
+            "\u{feff}",
+            "\t",
+            "1",
+            "-",
+            "0x7fffffffffffffff",
+            "1e999",
+            ".nan",
+            "é",
+            "\0",
+            "\\u",
+            "{\"openapi\":\"3.0.0\",",
+            "\"info\":{}",
+            ",",
+        ]);
+        prop::collection::vec(words, 0..60).prop_map(|words| words.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_brings_a_reader_down(text in soup(), import in soup()) {
+            let imports = [("a.proto".to_owned(), bytes::Bytes::from(import))].into();
+            let _ = proto::compile("x", text.as_bytes(), &imports);
+            let _ = openapi::read(text.as_bytes());
+        }
+
+        #[test]
+        fn no_bytes_bring_a_reader_down(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = proto::compile("x", &bytes, &Default::default());
+            let _ = openapi::read(&bytes);
+            let _ = graphql::read(&bytes);
+        }
+    }
+}
