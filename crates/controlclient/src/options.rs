@@ -78,6 +78,7 @@ pub struct RegistrationBuilder {
     heartbeat_deadline: Option<Duration>,
     register_deadline: Option<Duration>,
     deregister_deadline: Duration,
+    rejected_pause: Duration,
     check_served: Option<u32>,
     ready: Option<Readiness>,
     seed: Option<u64>,
@@ -111,6 +112,7 @@ impl RegistrationBuilder {
             heartbeat_deadline: None,
             register_deadline: None,
             deregister_deadline: Duration::from_secs(2),
+            rejected_pause: Duration::from_secs(30),
             check_served: None,
             ready: None,
             seed: None,
@@ -193,6 +195,12 @@ impl RegistrationBuilder {
     /// How long one deregistration's answer is waited for. Default 2 s.
     pub fn deregister_deadline(mut self, limit: Duration) -> Self {
         self.deregister_deadline = limit;
+        self
+    }
+
+    /// About how long to wait between tries while [`Rejected`](crate::State::Rejected). Default 30 s.
+    pub fn rejected_pause(mut self, pause: Duration) -> Self {
+        self.rejected_pause = pause;
         self
     }
 
@@ -287,6 +295,7 @@ impl RegistrationBuilder {
                 .register_deadline
                 .unwrap_or_else(|| Duration::from_secs(10) + Duration::from_secs(5).saturating_mul(count)),
             deregister_deadline: self.deregister_deadline,
+            rejected_pause: self.rejected_pause,
             start: match self.start {
                 StartPolicy::FailFast(limit) => Start { limit, retries: false },
                 StartPolicy::Wait(limit) => Start { limit, retries: true },

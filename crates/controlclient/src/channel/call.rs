@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
 use hyper::client::conn::http2;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status};
 use tracing::Instrument as _;
 
@@ -27,6 +27,13 @@ use crate::pb::control_plane_client::ControlPlaneClient;
 const MAX_MESSAGE: usize = 4 << 20;
 /// The longest registration id (S-155).
 const MAX_ID: usize = 256;
+
+/// How long a broken connection may take to say why.
+const AFTERTHOUGHT: Duration = Duration::from_millis(50);
+/// What the gateway's own status was, as opposed to one that tonic makes of a broken answer.
+const NO_STATUS: u8 = 0;
+const SUCCESS: u8 = 1;
+const REFUSAL: u8 = 2;
 
 /// Why a call failed, and how far it came.
 #[derive(Clone, Debug)]
@@ -183,7 +190,7 @@ impl Caller {
             server.port = self.link.target().port,
             rpc.response.status_code = tracing::field::Empty,
         );
-        let answered = Arc::new(AtomicBool::new(false));
+        let answered = Arc::new(AtomicU8::new(NO_STATUS));
         let (wire, origin) = self.wire(connection, answered.clone());
         let client = ControlPlaneClient::with_origin(wire, origin)
             .max_decoding_message_size(MAX_MESSAGE)
@@ -201,12 +208,23 @@ impl Caller {
             Ok(Err(status)) => {
                 span.record("rpc.response.status_code", format_args!("{:?}", status.code()));
                 // Relaxed: set by the task that polled the answer, which is this one.
-                Err(self.failed(&status, answered.load(Ordering::Relaxed), until, limit))
+                let refused = answered.load(Ordering::Relaxed) == REFUSAL;
+                let mut error = self.failed(&status, refused, until, limit);
+                // A gateway that does not like our certificate says so after the handshake: the connection
+                // knows, a moment later.
+                if error.how == How::Broken
+                    && self.link.is_encrypted()
+                    && timeout(AFTERTHOUGHT, connection.lost()).await.is_ok()
+                    && let Some(failure) = connection.tls_failure()
+                {
+                    error.failure = failure;
+                }
+                Err(error)
             }
         }
     }
 
-    fn wire(&self, connection: &Connection, answered: Arc<AtomicBool>) -> (Wire, Uri) {
+    fn wire(&self, connection: &Connection, answered: Arc<AtomicU8>) -> (Wire, Uri) {
         let mut origin = http::uri::Parts::default();
         origin.scheme = Some(if self.link.is_encrypted() { Scheme::HTTPS } else { Scheme::HTTP });
         origin.authority = Authority::try_from(self.link.target().to_string()).ok();
@@ -236,25 +254,18 @@ impl Caller {
         if Instant::now() >= until {
             return CallError::deadline(limit);
         }
+        if let Some(failure) = tls_failure(status) {
+            return CallError { failure, how: How::Broken };
+        }
         let mut source: Option<&(dyn StdError + 'static)> = Some(status);
-        let mut broken = None;
         while let Some(error) = source {
-            if error.is::<rustls::Error>() {
-                return CallError { failure: Failure::local(FailureKind::Tls, error), how: How::Broken };
-            }
-            if let Some(io) = error.downcast_ref::<std::io::Error>()
-                && let Some(inner) = io.get_ref()
-                && inner.is::<rustls::Error>()
-            {
-                return CallError { failure: Failure::local(FailureKind::Tls, inner), how: How::Broken };
-            }
             if error.is::<hyper::Error>() {
-                broken = Some(error.to_string());
+                return CallError {
+                    failure: Failure::local(FailureKind::Unavailable, error),
+                    how: How::Broken,
+                };
             }
             source = error.source();
-        }
-        if let Some(words) = broken {
-            return CallError { failure: Failure::local(FailureKind::Unavailable, words), how: How::Broken };
         }
         let kind = match status.code() {
             Code::OutOfRange | Code::ResourceExhausted => FailureKind::TooLarge,
@@ -270,6 +281,20 @@ impl Caller {
     }
 }
 
+/// What TLS says somewhere below `error`.
+pub(super) fn tls_failure(error: &(dyn StdError + 'static)) -> Option<Failure> {
+    let mut source = Some(error);
+    while let Some(error) = source {
+        let io = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = error.downcast_ref::<rustls::Error>().or_else(|| io?.downcast_ref());
+        if let Some(tls) = tls {
+            return Some(Failure::local(FailureKind::Tls, tls));
+        }
+        source = error.source();
+    }
+    None
+}
+
 fn valid_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= MAX_ID && !id.chars().any(char::is_control)
 }
@@ -279,8 +304,8 @@ fn valid_id(id: &str) -> bool {
 pub(crate) struct Wire {
     send: http2::SendRequest<tonic::body::Body>,
     bearer: Option<HeaderValue>,
-    /// Whether the gateway sent a status of its own.
-    answered: Arc<AtomicBool>,
+    /// What the gateway's own status was.
+    answered: Arc<AtomicU8>,
 }
 
 type WireError = Box<dyn StdError + Send + Sync>;
@@ -310,7 +335,7 @@ impl tower_service::Service<Request<tonic::body::Body>> for Wire {
                     .get(CONTENT_TYPE)
                     .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
                 if !grpc {
-                    return Err(Box::new(Status::internal("the answer is not gRPC")).into());
+                    return Err(Status::internal("the answer is not gRPC").into());
                 }
             }
             let answer = Answer { body, answered, checks: head.status == StatusCode::OK, ended: false };
@@ -319,18 +344,18 @@ impl tower_service::Service<Request<tonic::body::Body>> for Wire {
     }
 }
 
-/// Notes a status that the gateway itself sent.
-fn note(headers: &HeaderMap, answered: &AtomicBool) {
-    if headers.contains_key("grpc-status") {
+/// Notes that the gateway sent a status, and whether it was a refusal.
+fn note(headers: &HeaderMap, answered: &AtomicU8) {
+    if let Some(status) = headers.get("grpc-status") {
         // Relaxed: read by the task that polls this.
-        answered.store(true, Ordering::Relaxed);
+        answered.store(if status == "0" { SUCCESS } else { REFUSAL }, Ordering::Relaxed);
     }
 }
 
 /// An answer's body; one that ends without a status is none.
 pub(crate) struct Answer {
     body: hyper::body::Incoming,
-    answered: Arc<AtomicBool>,
+    answered: Arc<AtomicU8>,
     checks: bool,
     ended: bool,
 }
@@ -357,9 +382,9 @@ impl Body for Answer {
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
             Poll::Ready(None) => {
                 self.ended = true;
-                if self.checks && !self.answered.load(Ordering::Relaxed) {
+                if self.checks && self.answered.load(Ordering::Relaxed) == NO_STATUS {
                     let error = Status::unknown("the answer ended without a status");
-                    return Poll::Ready(Some(Err(Box::new(error).into())));
+                    return Poll::Ready(Some(Err(error.into())));
                 }
                 Poll::Ready(None)
             }

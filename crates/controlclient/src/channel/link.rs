@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use super::bearer::Bearer;
 use super::tls::GatewayTls;
+use super::watched::{Ended, Watched};
 use super::{CallError, Target};
 use crate::failure::{Failure, FailureKind};
 
@@ -61,6 +62,8 @@ pub(crate) struct Connection {
     send: http2::SendRequest<tonic::body::Body>,
     /// Turns true when the connection is gone, or is told to go away.
     lost: watch::Receiver<bool>,
+    /// What TLS ended it with.
+    ended: Ended,
     driver: AbortHandle,
 }
 
@@ -165,7 +168,7 @@ impl Link {
             return Err(unreachable(&"the name leads to another host, and plaintext is for this one"));
         }
         let stream = connect(&addresses).await.map_err(|error| unreachable(&error))?;
-        let Some(tls) = &self.tls else { return self.handshake(stream, 0).await };
+        let Some(tls) = &self.tls else { return self.handshake(stream, 0, Ended::default()).await };
         let failed = |error: &dyn std::fmt::Display| {
             CallError::not_sent(Failure::local(FailureKind::Tls, format_args!("{}: {error}", self.target)))
         };
@@ -181,10 +184,11 @@ impl Link {
                     unreachable(&error)
                 }
             })?;
-        self.handshake(stream, version).await
+        let ended = Ended::default();
+        self.handshake(Watched { stream, ended: ended.clone() }, version, ended).await
     }
 
-    async fn handshake<S>(&self, stream: S, material: u64) -> Result<Arc<Connection>, CallError>
+    async fn handshake<S>(&self, stream: S, material: u64, ended: Ended) -> Result<Arc<Connection>, CallError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -203,7 +207,7 @@ impl Link {
         .abort_handle();
         // Relaxed: the ids only have to differ.
         let id = self.made.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok(Arc::new(Connection { id, material, send, lost, driver }))
+        Ok(Arc::new(Connection { id, material, send, lost, ended, driver }))
     }
 
     /// Looks at the certificate files from now on, as long as the link lives, and makes the connection anew
@@ -268,6 +272,11 @@ impl Connection {
 
     pub(crate) fn is_lost(&self) -> bool {
         *self.lost.borrow() || self.send.is_closed()
+    }
+
+    /// What TLS ended it with, if that was the end.
+    pub(super) fn tls_failure(&self) -> Option<Failure> {
+        self.ended.get().cloned()
     }
 
     /// Ends when the connection is gone.

@@ -4,6 +4,7 @@ mod bearer;
 mod call;
 mod link;
 mod tls;
+mod watched;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn c172_nothing_leaves_this_host_unencrypted_unless_allowed_by_name() {
+    fn c172_s150_nothing_leaves_this_host_unencrypted_unless_allowed_by_name() {
         let bearer = || Bearer::new("CANARY-abcdefghijklmnop").expect("a token");
         let remote = || Gateway::new("gw.internal:50090");
         assert!(matches!(remote().check(), Err(ConfigError::Plaintext { .. })));

@@ -335,7 +335,7 @@ impl Machine {
         let mut at = flight.sent + jittered(held.interval, random());
         // The answer came, and the connection went: what became of the gateway is not known.
         self.connection_lost = self.lost_in_flight;
-        if self.lost_in_flight && !self.hurried_at.is_some_and(|hurried| now < hurried + held.interval) {
+        if self.lost_in_flight && self.hurried_at.is_none_or(|hurried| now >= hurried + held.interval) {
             self.hurried_at = Some(now);
             at = now + HURRY.min(held.interval / 10).mul_f64(random());
         }
@@ -502,7 +502,10 @@ impl Machine {
         if permanent {
             // Lost -> Rejected: slow, and for ever, since an operator can free the slot.
             self.phase = Phase::Rejected;
-            self.due = Some(Due { at: now + while_rejected(random()), call: Call::Register });
+            self.due = Some(Due {
+                at: now + while_rejected(self.settings.rejected_pause, random()),
+                call: Call::Register,
+            });
             return;
         }
         if self.started {
@@ -524,6 +527,8 @@ impl Machine {
     /// The time over which a fleet comes back.
     fn spread(&self) -> Duration {
         self.settings.spread.unwrap_or_else(|| match &self.held {
+            // Nothing was lost, so there is no fleet that comes back.
+            _ if !self.started => Duration::ZERO,
             Some(held) => held.interval,
             None => self.settings.interval(self.settings.expected_ttl()),
         })

@@ -33,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) heartbeat_deadline: Option<Duration>,
     pub(crate) register_deadline: Duration,
     pub(crate) deregister_deadline: Duration,
+    /// About how long to wait between tries that the gateway refuses for good.
+    pub(crate) rejected_pause: Duration,
     pub(crate) start: Start,
     /// Look whether we are served after a registration and then with every n-th beat.
     pub(crate) check_served: Option<u32>,

@@ -16,6 +16,7 @@ pub(super) fn settings() -> Settings {
         heartbeat_deadline: None,
         register_deadline: Duration::from_secs(15),
         deregister_deadline: Duration::from_secs(2),
+        rejected_pause: Duration::from_secs(30),
         start: Start { limit: Duration::from_secs(30), retries: true },
         check_served: None,
     }
@@ -123,6 +124,20 @@ fn a_registration_beats_in_its_interval_and_each_answer_renews_the_lease() {
     assert_eq!(bed.machine.round_trip(), Some(ms(100)));
     // 10 s ± 10 %, from when the last one was sent.
     assert_eq!(bed.wake(16_400), [beat(3, "a", 19_400, false)]);
+}
+
+#[test]
+fn c147_a_long_ttl_is_beaten_for_every_10_s_all_the_same() {
+    for (random, first, then) in [(0.0, 0, 9_000), (0.5, 5_000, 10_000), (1.0, 10_000, 11_000)] {
+        let mut machine = Machine::new(settings());
+        machine.on(Event::Start, ms(0), &mut || random);
+        let event = Event::Registered { attempt: 1, target: 0, id: "a".into(), ttl_seconds: 300 };
+        let actions = machine.on(event, ms(0), &mut || random);
+        let actions = if first == 0 { actions } else { machine.on(Event::Tick, ms(first), &mut || random) };
+        assert!(matches!(actions[..], [Action::Beat { .. }]), "{random}: {actions:?}");
+        machine.on(Event::Beaten { attempt: 2, ok: true }, ms(first), &mut || random);
+        assert_eq!(machine.wakes_at(), Some(ms(first + then)), "{random}");
+    }
 }
 
 #[test]

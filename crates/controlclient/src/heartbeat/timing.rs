@@ -64,9 +64,9 @@ pub(super) fn jittered(interval: Duration, unit: f64) -> Duration {
     interval.mul_f64(0.9 + 0.2 * unit)
 }
 
-/// The time to the next try while rejected: 30 s ± 20 %.
-pub(super) fn while_rejected(unit: f64) -> Duration {
-    Duration::from_secs(30).mul_f64(0.8 + 0.4 * unit)
+/// The time to the next try while rejected: `about` ± 20 %.
+pub(super) fn while_rejected(about: Duration, unit: f64) -> Duration {
+    about.mul_f64(0.8 + 0.4 * unit)
 }
 
 #[cfg(test)]

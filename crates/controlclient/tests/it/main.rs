@@ -1,0 +1,17 @@
+//! The client against the development gateway, and against servers that are none.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests, which clippy takes for library code"
+)]
+
+mod closing;
+mod hostile;
+mod kit;
+mod options;
+mod proto_dir;
+mod running;
+mod security;
+mod starting;
+mod token;
+mod wire;

@@ -1,0 +1,197 @@
+//! The first registration: at once, later, or not at all.
+
+use std::time::Duration;
+
+use peerage_controlclient::{FailureKind, Registration, Service, StartError, StartPolicy};
+use peerage_devgateway::{Code, Rpc};
+use peerage_tests::{BlackHole, Refuser};
+use tokio::time::{Instant, timeout};
+
+use crate::kit::{ADDR, P2, gateway, greeter, ms, only_id, reaches, registering, secs};
+
+/// Waits until every task of this runtime has ended.
+async fn no_task_is_left() {
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let ended = async {
+        while metrics.num_alive_tasks() > 0 {
+            tokio::task::yield_now().await;
+            tokio::time::sleep(ms(5)).await;
+        }
+    };
+    timeout(secs(5), ended).await.expect("a task is left");
+}
+
+#[tokio::test]
+async fn c132_fail_fast_fails_within_its_time_and_leaves_nothing() {
+    let (refuser, hole) = (Refuser::new(), BlackHole::new());
+    for (addr, most) in [(refuser.addr(), ms(900)), (hole.addr(), ms(1_500))] {
+        let began = Instant::now();
+        let error = Registration::builder(addr.to_string(), ADDR)
+            .service(greeter())
+            .start_policy(StartPolicy::FailFast(secs(1)))
+            .start()
+            .await
+            .unwrap_err();
+        assert!(began.elapsed() < most, "{addr}: {:?}", began.elapsed());
+        let kind = error.failure().map(|failure| failure.kind());
+        assert!(matches!(kind, Some(FailureKind::Unreachable | FailureKind::Timeout)), "{error:?}");
+        no_task_is_left().await;
+    }
+}
+
+#[tokio::test]
+async fn c133_a_gateway_that_comes_up_later_is_waited_for() {
+    let gateway = gateway().await;
+    gateway.stop().await.unwrap();
+    let starting = tokio::spawn(registering(&gateway).start_policy(StartPolicy::Wait(secs(10))).start());
+    // The outage itself; nothing is waited for.
+    tokio::time::sleep(secs(3)).await;
+    gateway.start().await.unwrap();
+    let up = Instant::now();
+    let registration = starting.await.unwrap().unwrap();
+    assert!(up.elapsed() < ms(1_500), "{:?}", up.elapsed());
+    assert_eq!(gateway.count(Rpc::Register), 1);
+    registration.shutdown(secs(5)).await;
+}
+
+#[tokio::test]
+async fn waiting_ends_with_the_last_failure() {
+    let nobody = Refuser::new();
+    let began = Instant::now();
+    let error = Registration::builder(nobody.addr().to_string(), ADDR)
+        .service(greeter())
+        .start_policy(StartPolicy::Wait(ms(700)))
+        .start()
+        .await
+        .unwrap_err();
+    assert!(began.elapsed() >= ms(700) && began.elapsed() < ms(1_500), "{:?}", began.elapsed());
+    assert_eq!(error.failure().map(|failure| failure.kind()), Some(FailureKind::Unreachable));
+    assert!(!error.is_permanent());
+    no_task_is_left().await;
+}
+
+#[tokio::test]
+async fn c134_a_start_that_is_cancelled_takes_back_what_comes_later() {
+    let gateway = gateway().await;
+    gateway.delay(Rpc::Register, secs(1));
+    let began = Instant::now();
+    let cancelled = timeout(ms(300), registering(&gateway).ttl(secs(30)).start()).await;
+    assert!(cancelled.is_err() && began.elapsed() < ms(800), "released at once: {:?}", began.elapsed());
+    gateway.wait_for_calls(Rpc::Deregister, 1).await.unwrap();
+    assert!(began.elapsed() < ms(3_000), "{:?}", began.elapsed());
+    assert!(gateway.registrations().is_empty());
+}
+
+#[tokio::test]
+async fn c135_each_refusal_is_an_error_of_its_kind() {
+    let gateway = gateway().await;
+    let rows: &[(Code, &str, FailureKind)] = &[
+        (
+            Code::Unknown,
+            "gateway: greeter/v1 already registered with different schema hash; vN is locked",
+            FailureKind::SchemaConflict,
+        ),
+        (Code::AlreadyExists, "", FailureKind::SchemaConflict),
+        (
+            Code::Unknown,
+            "gateway: a/v1 already registered with different concurrency caps (have max=4/inst=2)",
+            FailureKind::CapsConflict,
+        ),
+        (
+            Code::Unknown,
+            "gateway: a/v1 already registered as proto; cannot re-register as openapi",
+            FailureKind::KindConflict,
+        ),
+        (Code::Unknown, "gateway: cross-slot pattern conflict: x", FailureKind::PatternConflict),
+        (
+            Code::Unknown,
+            "controlplane: tier \"vN\" refused by the --allow-tier policy",
+            FailureKind::TierRejected,
+        ),
+        (
+            Code::Unknown,
+            "controlplane: version \"stable\": stable is a computed alias",
+            FailureKind::BadVersion,
+        ),
+        (
+            Code::Unknown,
+            "controlplane: namespace \"a.b\" contains reserved character",
+            FailureKind::BadNamespace,
+        ),
+        (Code::Unknown, "controlplane: addr is required", FailureKind::BadRequest),
+        (Code::Unknown, "controlplane: compile proto: x", FailureKind::BadSchema),
+        (Code::Unknown, "controlplane: runtime render: x", FailureKind::SchemaBuild),
+        (Code::Unknown, "controlplane: introspect http://h/g: refused", FailureKind::Introspection),
+        (Code::Unknown, "controlplane: dial: x", FailureKind::BadAddress),
+        (Code::Unknown, "controlplane: kv put: x", FailureKind::GatewayInternal),
+        (Code::Unknown, "something else", FailureKind::Unknown),
+        (Code::Unavailable, "", FailureKind::Unavailable),
+        (Code::DeadlineExceeded, "", FailureKind::Timeout),
+        (Code::Cancelled, "", FailureKind::Unavailable),
+        (Code::Aborted, "", FailureKind::Unavailable),
+        (Code::Internal, "", FailureKind::GatewayInternal),
+        (Code::ResourceExhausted, "grpc: received message larger than max (9 vs. 8)", FailureKind::TooLarge),
+        (Code::OutOfRange, "Error, message length too large: found 9 bytes", FailureKind::TooLarge),
+        (Code::ResourceExhausted, "busy", FailureKind::Unavailable),
+        (Code::Unimplemented, "", FailureKind::NotAGateway),
+        (Code::Unauthenticated, "", FailureKind::Denied),
+        (Code::PermissionDenied, "", FailureKind::Denied),
+        (Code::InvalidArgument, "", FailureKind::BadRequest),
+    ];
+    for (code, text, kind) in rows {
+        gateway.fail_next(Rpc::Register, 1, *code, text);
+        if kind.is_permanent() {
+            // However long one is willing to wait.
+            let starting = registering(&gateway).start_policy(StartPolicy::Wait(secs(60))).start();
+            let error = timeout(secs(10), starting).await.expect("at once").unwrap_err();
+            let StartError::Failed { source, .. } = &error else { panic!("{error:?}") };
+            assert_eq!(source.kind(), *kind, "{code:?} {text}");
+            assert!(text.is_empty() || source.words() == *text, "the gateway's words: {}", source.words());
+        } else {
+            let error = registering(&gateway).start().await.unwrap_err();
+            assert_eq!(error.failure().map(|failure| failure.kind()), Some(*kind), "{code:?} {text}");
+        }
+    }
+    // And one that the gateway means.
+    let registration = registering(&gateway).start().await.unwrap();
+    let error = Registration::builder(gateway.addr().to_string(), ADDR)
+        .service(Service::proto("greeter", P2).version("v1"))
+        .start()
+        .await
+        .unwrap_err();
+    let failure = error.failure().unwrap();
+    assert_eq!(failure.kind(), FailureKind::SchemaConflict);
+    assert!(
+        failure
+            .hint()
+            .starts_with("schema of greeter/v1 differs from the registered one: publish it as v2, or"),
+        "{failure}"
+    );
+    assert!(failure.words().contains("vN is locked"), "{failure}");
+    registration.shutdown(secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_service_registers_once_it_is_ready() {
+    let gateway = gateway().await;
+    let (ready, is_ready) = tokio::sync::oneshot::channel::<()>();
+    let gate = async { drop(is_ready.await) };
+    let starting = tokio::spawn(registering(&gateway).ready_when(gate).start());
+    // Something else is done meanwhile, in full.
+    let other = Registration::builder(gateway.addr().to_string(), ADDR)
+        .service(Service::openapi("o", crate::kit::O))
+        .start()
+        .await
+        .unwrap();
+    assert_eq!(gateway.count(Rpc::Register), 1, "only the other one");
+    other.shutdown(secs(5)).await;
+    ready.send(()).unwrap();
+    let registration = starting.await.unwrap().unwrap();
+    assert_eq!(only_id(&gateway), crate::kit::id_of(&registration));
+    reaches(&registration, "live").await;
+
+    let never =
+        registering(&gateway).ready_when(std::future::pending()).start_policy(StartPolicy::Wait(ms(200)));
+    assert!(matches!(never.start().await, Err(StartError::NotReady)));
+    registration.shutdown(Duration::from_secs(5)).await;
+}
