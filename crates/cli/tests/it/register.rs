@@ -12,6 +12,9 @@ use tokio::time::Instant;
 use crate::gateway::event;
 use crate::kit::{Listening, dead_address, lines, peerage, run, signal, text, wait};
 
+/// What takes a second or two when the machine is idle; less than what any wait here ends with.
+const SOON: Duration = Duration::from_secs(10);
+
 pub(crate) const GREETER: &str = "syntax = \"proto3\";\npackage greeter.v1;\n\
     service Greeter { rpc Hello(Req) returns (Res); }\n\
     message Req { string name = 1; }\nmessage Res { string greeting = 1; }\n";
@@ -88,7 +91,7 @@ fn a_service_is_live_at_once_and_again_after_the_gateway_was_killed() {
     let mut service = Registered::start(&register_args(&address, &proto, &["--ttl", "3s"]));
     assert_eq!(event(&service.lines)["state"], "registering");
     let first = service.until("live");
-    assert!(started.elapsed() < Duration::from_secs(1), "live after {:?}", started.elapsed());
+    assert!(started.elapsed() < SOON, "live after {:?}", started.elapsed());
     assert!(first["lease_ms"].as_u64().is_some_and(|lease| lease <= 3_000), "{first}");
     assert_eq!(first["registration_id"].as_str().map(str::len), Some(24));
 
@@ -99,8 +102,7 @@ fn a_service_is_live_at_once_and_again_after_the_gateway_was_killed() {
     let back = Instant::now();
     service.until("lost");
     let second = service.until("live");
-    // An interval is 1 s, and so is the spread; the rest is backoff.
-    assert!(back.elapsed() < Duration::from_secs(5), "live again after {:?}", back.elapsed());
+    assert!(back.elapsed() < SOON, "live again after {:?}", back.elapsed());
     assert_ne!(first["registration_id"], second["registration_id"]);
 
     signal(&service.process, "INT");
@@ -144,7 +146,7 @@ fn a_gateway_that_is_gone_does_not_keep_a_service_from_ending() {
     assert_eq!(closed["outcome"], "gateway_unreachable");
     assert!(closed["held_ms"].as_u64().is_some_and(|left| left <= 35_000), "{closed}");
     assert_eq!(wait(&mut service.process).code(), Some(0));
-    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
 }
 
 #[test]
@@ -170,7 +172,7 @@ fn a_refusal_at_the_start_says_what_to_do_and_ends_with_1() {
         let output = run(&args);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(started.elapsed() < Duration::from_secs(5), "a permanent refusal is not waited on");
+        assert!(started.elapsed() < SOON, "a permanent refusal is not waited on");
         for word in words {
             assert!(said.contains(word), "it says {word:?}: {said}");
         }
@@ -226,4 +228,45 @@ fn a_gateway_that_does_not_come_up_is_an_error_and_ctrl_c_before_that_is_130() {
     let waiting = Registered::start(&register_args(&dead, &proto, &[]));
     waiting.until("registering");
     assert_eq!(waiting.stop(), Some(130));
+}
+
+#[test]
+fn mutual_tls_joins_service_and_gateway_and_keeps_strangers_out() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let proto = file(&directory, "greeter.proto", GREETER);
+    let ca = peerage_tests::TestCa::new();
+    let ca_file = ca.write(directory.path());
+    let (cert, key) = ca.node(&["localhost", "127.0.0.1"]).write(directory.path(), "node");
+    let [ca_file, cert, key] = [&ca_file, &cert, &key].map(|path| path.to_str().expect("a path of ASCII"));
+    let identity = ["--ca", ca_file, "--cert", cert, "--key", key];
+    let gateway = Listening::start(&[&identity[..], &["gateway", "--listen", "127.0.0.1:0"]].concat());
+    let address = gateway.address.to_string();
+
+    let service = Registered::start(&register_args(&address, &proto, &identity));
+    service.until("live");
+    assert_eq!(service.stop(), Some(0));
+    for (stranger, why) in [(&["--ca", ca_file][..], "no certificate"), (&[], "no TLS")] {
+        let output = run(&register_args(&address, &proto, &[stranger, &["--wait", "500ms"]].concat()));
+        assert_eq!(output.status.code(), Some(1), "{why}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_bearer_is_written_nowhere() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let proto = file(&directory, "greeter.proto", GREETER);
+    let canary = "CANARY-jwqkzvxhbpfmtrys";
+    let token = file(&directory, "token", &format!("{canary}\n"));
+    let log = std::fs::File::create(directory.path().join("log")).expect("a file");
+    let gateway = Listening::start(&["gateway", "--listen", "127.0.0.1:0", "--log", "trace"]);
+    let address = gateway.address.to_string();
+    let args = register_args(&address, &proto, &["--bearer-file", &token, "--log", "trace"]);
+    let mut process = peerage(&args).stdout(Stdio::piped()).stderr(log).spawn().expect("the command starts");
+    let lines = lines(process.stdout.take().expect("stdout is piped"));
+    let service = Registered { process, lines };
+    let live = service.until("live");
+    assert_eq!(service.stop(), Some(0));
+    let said = std::fs::read_to_string(directory.path().join("log")).expect("a file");
+    assert!(said.lines().count() > 10, "everything is logged: {said}");
+    assert!(!said.contains(canary) && !live.to_string().contains(canary), "{said}");
 }
