@@ -54,6 +54,8 @@ mod info_refs;
 mod proxy;
 mod push;
 mod replicas;
+#[cfg(test)]
+mod tests;
 mod text;
 pub mod trust;
 pub mod wire;

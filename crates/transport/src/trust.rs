@@ -202,7 +202,7 @@ pub(crate) fn secure_redirect(chain: &[Url], next: &Url) -> Result<(), PolicyErr
 pub(crate) fn location<'a>(current: &Url, values: impl IntoIterator<Item = &'a [u8]>) -> Option<Url> {
     let mut values = values.into_iter();
     let first = values.next()?;
-    if values.any(|other| other != first) || first.len() > MAX_LOCATION {
+    if first.is_empty() || values.any(|other| other != first) || first.len() > MAX_LOCATION {
         return None;
     }
     if !first.iter().all(|byte| (0x21..=0x7e).contains(byte) && *byte != b'\\') {

@@ -12,7 +12,7 @@ mod store;
 mod store;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 pub use format::CacheFile;
@@ -82,6 +82,11 @@ impl NodeCache {
     /// [`cache_directory`](crate::cache_directory).
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into() }
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// What the file holds; nothing if there is none, or if it is not what we would write. Takes no lock.

@@ -1,11 +1,13 @@
-//! The public face, against node servers on loopback.
+//! The public face, against node servers on loopback and replicas that are scripts.
 
 #![expect(
-    dead_code,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     reason = "helpers of tests: a panic is how they fail"
 )]
 
+mod cold;
+mod failover;
 mod kit;
 mod plain;
+mod push;
