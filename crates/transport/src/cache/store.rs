@@ -133,7 +133,8 @@ impl Directory {
             Err(error) => return Err(self.failed(error.into())),
         };
         let about = file.metadata().map_err(|error| self.failed(error))?;
-        if !about.is_file() || about.nlink() != 1 {
+        // No name at all: a writer replaced it since, and what we hold is still a whole file.
+        if !about.is_file() || about.nlink() > 1 {
             return nothing(Found::NotOurs);
         }
         let is_ours = about.uid() == rustix::process::geteuid().as_raw() && about.mode() & 0o022 == 0;
