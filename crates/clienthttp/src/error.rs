@@ -255,6 +255,29 @@ pub enum ClientError {
     },
 }
 
+/// What is known about the call, borrowed as the error is.
+macro_rules! call_of {
+    ($error:expr) => {
+        match $error {
+            Self::NoPeers { call, .. }
+            | Self::Connect { call, .. }
+            | Self::Tls { call, .. }
+            | Self::InsecureTransport { call, .. }
+            | Self::Auth { call, .. }
+            | Self::Timeout { call, .. }
+            | Self::Protocol { call, .. }
+            | Self::OutcomeUnknown { call, .. }
+            | Self::BodyTooLarge { call, .. }
+            | Self::Saturated { call, .. }
+            | Self::Closed { call }
+            | Self::Body { call, .. }
+            | Self::Status { call, .. }
+            | Self::TooManyRedirects { call, .. } => Some(call),
+            Self::InvalidRequest { .. } => None,
+        }
+    };
+}
+
 impl ClientError {
     /// Whether the same call may be made again without doing it twice: nothing of it was sent.
     #[must_use]
@@ -341,43 +364,11 @@ impl ClientError {
     }
 
     fn call(&self) -> Option<&Failed> {
-        match self {
-            Self::NoPeers { call, .. }
-            | Self::Connect { call, .. }
-            | Self::Tls { call, .. }
-            | Self::InsecureTransport { call, .. }
-            | Self::Auth { call, .. }
-            | Self::Timeout { call, .. }
-            | Self::Protocol { call, .. }
-            | Self::OutcomeUnknown { call, .. }
-            | Self::BodyTooLarge { call, .. }
-            | Self::Saturated { call, .. }
-            | Self::Closed { call }
-            | Self::Body { call, .. }
-            | Self::Status { call, .. }
-            | Self::TooManyRedirects { call, .. } => Some(call),
-            Self::InvalidRequest { .. } => None,
-        }
+        call_of!(self)
     }
 
     pub(crate) fn call_mut(&mut self) -> Option<&mut Failed> {
-        match self {
-            Self::NoPeers { call, .. }
-            | Self::Connect { call, .. }
-            | Self::Tls { call, .. }
-            | Self::InsecureTransport { call, .. }
-            | Self::Auth { call, .. }
-            | Self::Timeout { call, .. }
-            | Self::Protocol { call, .. }
-            | Self::OutcomeUnknown { call, .. }
-            | Self::BodyTooLarge { call, .. }
-            | Self::Saturated { call, .. }
-            | Self::Closed { call }
-            | Self::Body { call, .. }
-            | Self::Status { call, .. }
-            | Self::TooManyRedirects { call, .. } => Some(call),
-            Self::InvalidRequest { .. } => None,
-        }
+        call_of!(self)
     }
 
     pub(crate) fn invalid_request(source: impl Into<BoxError>) -> Self {
