@@ -13,7 +13,7 @@ use axum::{Router, http::StatusCode, response::IntoResponse};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method};
 use peerage_clienthttp::{Body, Client, ClientBuilder, ClientError, RetryPolicy, Stage};
-use peerage_tests::{Refuser, ScriptedServer, ServerEvent};
+use peerage_tests::{Facts, Refuser, ScriptedServer, ServerEvent};
 use peerage_zaphttp::wire::{Limits, Payload, put_response};
 use tokio::time::Instant;
 
@@ -119,22 +119,20 @@ async fn s224_a_call_is_sent_twice_at_most_and_the_last_answer_is_handed_over() 
     assert_eq!(never.get("/").send().await.unwrap().attempts().unwrap().count(), 1);
 }
 
+/// An answer, as a frame.
+fn ok() -> BytesMut {
+    let (mut answer, headers) = (BytesMut::new(), HeaderMap::new());
+    let payload = Payload::Inline(b"x");
+    put_response(&mut answer, StatusCode::OK, &headers, payload, None, &Limits::default()).unwrap();
+    answer
+}
+
 #[tokio::test]
 async fn s224_a_call_on_a_stale_connection_is_sent_once_more_on_a_fresh_one_and_by_one_layer() {
     let server = ScriptedServer::start(|mut conn| async move {
         if conn.number() == 0 {
             conn.read_frame().await;
-            let (mut answer, headers) = (BytesMut::new(), HeaderMap::new());
-            put_response(
-                &mut answer,
-                StatusCode::OK,
-                &headers,
-                Payload::Inline(b"x"),
-                None,
-                &Limits::default(),
-            )
-            .unwrap();
-            conn.send(&answer).await;
+            conn.send(&ok()).await;
         }
         conn.read_frame().await;
         conn.close().await;
@@ -150,6 +148,47 @@ async fn s224_a_call_on_a_stale_connection_is_sent_once_more_on_a_fresh_one_and_
     let stages: Vec<_> = error.attempts().unwrap().iter().map(|attempt| attempt.stage).collect();
     assert_eq!(stages, [Stage::Stale, Stage::Ambiguous]);
     assert_eq!((frames(&server), server.connection_count()), (3, 2), "two layers would have sent it thrice");
+}
+
+#[tokio::test]
+async fn after_a_stale_connection_no_other_idle_one_is_tried() {
+    // As a server that restarts behind something that keeps connections open: all of them are gone.
+    let both_asked = Facts::<()>::new();
+    let asked = both_asked.clone();
+    let server = ScriptedServer::start(move |mut conn| {
+        let asked = asked.clone();
+        async move {
+            conn.read_frame().await;
+            asked.push(());
+            asked.at_least(2, Duration::from_secs(5)).await;
+            conn.send(&ok()).await;
+            if conn.number() > 1 {
+                return conn.stall().await;
+            }
+            conn.read_frame().await;
+            conn.close().await;
+        }
+    })
+    .await;
+    let client = client_at(&[("billing-1", server.addr())]).build().await.unwrap();
+    let (one, two) = tokio::join!(client.get("/").send(), client.get("/").send());
+    assert_eq!((one.unwrap().status(), two.unwrap().status()), (StatusCode::OK, StatusCode::OK));
+    assert_eq!((frames(&server), server.connection_count()), (2, 2));
+
+    let answer = client.get("/").send().await.unwrap();
+    let stages: Vec<_> = answer.attempts().unwrap().iter().map(|attempt| attempt.stage).collect();
+    assert_eq!(stages, [Stage::Stale, Stage::Answered]);
+    assert_eq!((frames(&server), server.connection_count()), (4, 3));
+}
+
+#[tokio::test]
+async fn a_request_that_is_given_back_is_the_one_that_was_given() {
+    let refuser = Refuser::new();
+    let client = client_at(&[("billing-1", refuser.addr())]).bearer("T0KEN").build().await.unwrap();
+    let error = client.get("/").header("x-own", "1").send().await.unwrap_err();
+    let request = error.into_request().expect("nothing was sent");
+    let headers: Vec<_> = request.headers().keys().map(|name| name.as_str()).collect();
+    assert_eq!(headers, ["x-own"], "no credential of ours above all");
 }
 
 #[tokio::test]

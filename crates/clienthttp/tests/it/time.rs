@@ -135,6 +135,19 @@ async fn h026_a_body_may_take_for_ever_if_told() {
     assert_eq!(began.elapsed().as_millis(), 100);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_asks_for_a_day_of_rest_gets_half_a_minute() {
+    let busy = (http::StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "86400")], "later");
+    let (dialer, _server) = InMemory::serve(axum::Router::new().fallback(async move || busy));
+    let client = client_at(&[("billing-1", NOWHERE)]).dialer(dialer).build().await.unwrap();
+    assert_eq!(client.post("/").send().await.unwrap().status(), 503);
+    for (later, rests) in [(0, true), (29, true), (2, false)] {
+        tokio::time::advance(Duration::from_secs(later)).await;
+        let text = client.explain();
+        assert_eq!(text.contains("asked for a pause"), rests, "{later} s later: {text}");
+    }
+}
+
 #[tokio::test]
 async fn a_hung_peer_costs_no_idempotent_call() {
     let hung = silent().await;
