@@ -1,0 +1,1 @@
+//! The helper, against remotes in memory and real Git.
