@@ -5,7 +5,7 @@
 //!
 //! # Map
 //! - who answers: [`ScriptedServer`] (bytes in, bytes out), [`FaultProxy`] (a real server, with faults in
-//!   between), [`BlackHole`] and [`Refuser`] (nobody at all)
+//!   between), [`FakeReplicas`] (nodes of smart HTTP), [`GitServer`] (the same with real Git behind), [`BlackHole`] and [`Refuser`] (nobody at all)
 //! - what is shown: [`TestCa`], [`TestIdentity`]
 //! - what happened: [`Facts`] (recorded, with a wait that needs no sleep), [`LogCapture`]
 //! - what must not happen: [`Canary`] (secrets in texts), [`Leaks`], [`Watchdog`] (hangs), [`alloc`]
@@ -16,6 +16,8 @@ pub mod alone;
 mod ca;
 mod canary;
 mod facts;
+mod fake_replicas;
+mod git_server;
 mod leaks;
 mod logs;
 pub mod netns;
@@ -29,6 +31,8 @@ mod watchdog;
 pub use ca::{LeafBuilder, TestCa, TestIdentity, Usage, pem_of_certificates};
 pub use canary::Canary;
 pub use facts::Facts;
+pub use fake_replicas::{Answer, FakeReplicas, Fault, Reply, RequestHead, Seen, Step};
+pub use git_server::{GitClient, GitServer, Ran};
 pub use leaks::Leaks;
 pub use logs::LogCapture;
 pub use nobody::{BlackHole, Refuser};

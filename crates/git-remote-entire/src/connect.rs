@@ -1,11 +1,13 @@
 //! `connect`: protocol v0 and v1, where Git believes to have a pipe to the server (helper spec §7).
 
+use std::ops::ControlFlow;
+
 use http::{HeaderMap, HeaderValue};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite};
 
 use crate::copy::copy;
 use crate::error::HelperError;
-use crate::helper::{Helper, copy_error, flush, write};
+use crate::helper::{Helper, copy_error, fallback, flush, write};
 use crate::list;
 use crate::pktline::{self, Kind, PacketError};
 use crate::receive::{ReceiveError, Rest, read_request};
@@ -18,16 +20,17 @@ impl Helper<'_> {
         service: &[u8],
         input: &mut R,
         output: &mut W,
-    ) -> Result<(), HelperError>
+    ) -> Result<ControlFlow<()>, HelperError>
     where
         R: AsyncBufRead + Unpin + Send,
         W: AsyncWrite + Unpin + Send,
     {
         match std::str::from_utf8(service).ok().and_then(Service::parse) {
-            Some(Service::UploadPack) => self.connect_upload_pack(input, output).await,
-            Some(Service::ReceivePack) => self.connect_receive_pack(input, output).await,
-            None => write(output, b"fallback\n").await,
+            Some(Service::UploadPack) => self.connect_upload_pack(input, output).await?,
+            Some(Service::ReceivePack) => self.connect_receive_pack(input, output).await?,
+            None => return fallback(output).await,
         }
+        Ok(ControlFlow::Break(()))
     }
 
     /// Accepts, and copies the advertisement. Nothing is written before the server has begun a good answer.

@@ -26,7 +26,7 @@ where
 {
     let mut copied = 0;
     loop {
-        if is_idle(from).await {
+        if is_idle(from).await.map_err(CopyError::Read)? {
             to.flush().await.map_err(CopyError::Write)?;
         }
         let ready = from.fill_buf().await.map_err(CopyError::Read)?;
@@ -41,10 +41,17 @@ where
     }
 }
 
-/// Whether nothing is there to read yet, and it is not the end either.
-pub(crate) async fn is_idle<R>(from: &mut R) -> bool
+/// Whether nothing is there to read yet, and it is not the end either. An error is told once, so it is told
+/// here.
+pub(crate) async fn is_idle<R>(from: &mut R) -> io::Result<bool>
 where
     R: AsyncBufRead + Unpin + ?Sized,
 {
-    poll_fn(|cx| Poll::Ready(Pin::new(&mut *from).poll_fill_buf(cx).is_pending())).await
+    poll_fn(|cx| {
+        Poll::Ready(match Pin::new(&mut *from).poll_fill_buf(cx) {
+            Poll::Pending => Ok(true),
+            Poll::Ready(ready) => ready.map(|_| false),
+        })
+    })
+    .await
 }

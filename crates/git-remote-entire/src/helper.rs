@@ -169,10 +169,10 @@ impl<'r> Helper<'r> {
                 let may_fetch = self.settings.offer_fetch;
                 let is_known =
                     std::str::from_utf8(option).is_ok_and(|option| self.options.set(option, may_fetch));
-                if is_known {
-                    self.remote.set_family(self.options.family());
-                }
-                write(output, if is_known { b"ok\n" } else { b"unsupported\n" }).await?;
+                // Nothing is promised that is not kept.
+                let is_kept =
+                    !option.starts_with(b"family ") || self.remote.set_family(self.options.family());
+                write(output, if is_known && is_kept { b"ok\n" } else { b"unsupported\n" }).await?;
             }
             (b"push", Some(refspec)) => {
                 let refspecs = batch(line, refspec, b"push ", input).await?;
@@ -183,12 +183,10 @@ impl<'r> Helper<'r> {
                 self.fetch(&wanted, output).await?;
             }
             (b"stateless-connect", Some(service)) => {
-                self.stateless_connect(service, input, output).await?;
-                return Ok(ControlFlow::Break(()));
+                return self.stateless_connect(service, input, output).await;
             }
             (b"connect", Some(service)) => {
-                self.connect(service, input, output).await?;
-                return Ok(ControlFlow::Break(()));
+                return self.connect(service, input, output).await;
             }
             _ => return Err(HelperError::UnsupportedCommand { line: escaped(line) }),
         }
@@ -349,6 +347,15 @@ where
             return Ok(true);
         }
     }
+}
+
+/// Git has to do without the service: it goes on with other commands of this helper.
+pub(crate) async fn fallback<W>(output: &mut W) -> Result<ControlFlow<()>, HelperError>
+where
+    W: AsyncWrite + Unpin + Send,
+{
+    write(output, b"fallback\n").await?;
+    Ok(ControlFlow::Continue(()))
 }
 
 pub(crate) async fn write<W>(output: &mut W, bytes: &[u8]) -> Result<(), HelperError>

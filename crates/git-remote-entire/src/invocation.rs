@@ -66,6 +66,8 @@ pub struct Environment {
     pub git_protocol: Option<String>,
     /// `ENTIRE_TOKEN`.
     pub token: Option<String>,
+    /// `ENTIRE_TOKEN_COMMAND`: a program and its arguments, split at blanks.
+    pub token_command: Option<String>,
     /// `ENTIRE_TOKEN_HOST`: a comma list of cluster hosts.
     pub token_host: Option<String>,
     /// `ENTIRE_TLS_SKIP_VERIFY` is exactly `true`.
@@ -88,6 +90,7 @@ impl Environment {
         Self {
             git_protocol: text("GIT_PROTOCOL"),
             token: text("ENTIRE_TOKEN"),
+            token_command: text("ENTIRE_TOKEN_COMMAND"),
             token_host: text("ENTIRE_TOKEN_HOST"),
             skip_tls: is_true("ENTIRE_TLS_SKIP_VERIFY"),
             loopback_http: is_true("ENTIRE_LOOPBACK_HTTP"),
@@ -110,6 +113,7 @@ impl std::fmt::Debug for Environment {
         let Self {
             git_protocol,
             token,
+            token_command,
             token_host,
             skip_tls,
             loopback_http,
@@ -120,6 +124,7 @@ impl std::fmt::Debug for Environment {
         f.debug_struct("Environment")
             .field("git_protocol", git_protocol)
             .field("token", &token.as_ref().map(|_| "<redacted>"))
+            .field("token_command", &token_command.as_ref().map(|_| "<redacted>"))
             .field("token_host", token_host)
             .field("skip_tls", skip_tls)
             .field("loopback_http", loopback_http)

@@ -10,7 +10,8 @@
 //! (`stateless.rs`, protocol v2), `connect` (`connect.rs`, v0 and v1), `push` (`push.rs`, by way of
 //! `git send-pack`) and `fetch` (`fetch.rs`, by way of `git fetch-pack`). What they share: [`pktline`], requests
 //! that are put aside before they are posted (`receive.rs`, [`Spool`]), the identity added to them (`agent.rs`),
-//! `copy.rs`, `child.rs`. Around it: [`Address`], [`Options`], [`ProtocolVersion`], [`diagnostics`].
+//! `copy.rs`, `child.rs`. Around it: [`Address`], [`Options`], [`ProtocolVersion`],
+//! [`credentials`], [`diagnostics`]; and [`ProxyRemote`], the [`Remote`] of the program.
 
 mod address;
 mod agent;
@@ -18,6 +19,7 @@ mod cancel;
 mod child;
 mod connect;
 mod copy;
+pub mod credentials;
 pub mod diagnostics;
 mod error;
 mod fetch;
@@ -27,6 +29,7 @@ mod list;
 mod options;
 mod outer;
 pub mod pktline;
+mod proxy;
 mod push;
 mod receive;
 mod remote;
@@ -41,6 +44,7 @@ pub use error::HelperError;
 pub use helper::{Helper, Settings};
 pub use invocation::{Environment, Invocation, USAGE, help_text, version_text};
 pub use options::{Family, Options};
+pub use proxy::ProxyRemote;
 pub use remote::{BoxError, Chunks, Remote, Service};
 pub use spool::{Body, MEMORY_LIMIT, Spool};
 pub use version::{FromEnvironment, ProtocolVersion};

@@ -1,11 +1,29 @@
 //! The command `git-remote-entire`, which Git calls for `entire://` URLs.
+//!
+//! Stdout is the protocol and nothing else; `diagnostics` writes to stderr.
 
+mod debug_log;
+mod signals;
+
+use std::ffi::OsString;
 use std::io::Write as _;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
-use git_remote_entire::{Address, Invocation, USAGE, diagnostics, help_text, version_text};
+use git_remote_entire::credentials::{CommandSource, CredentialSource, GitCredentials, token_for};
+use git_remote_entire::{
+    Address, Cancel, Environment, Helper, IDENTITY, Invocation, ProtocolVersion, ProxyRemote, Settings,
+    USAGE, diagnostics, help_text, version_text,
+};
+use peerage_transport::{Config, ConnectBudgets, NodeCache, NodeConfig, ProxySettings, cache_directory};
+use tokio::io::BufReader;
 
 const FATAL: u8 = 128;
+
+/// How long the end waits for the node cache to be written.
+const CACHE_PATIENCE: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
@@ -13,9 +31,12 @@ fn main() -> ExitCode {
     match Invocation::of(&arguments) {
         Invocation::Version => show(&version_text(version)),
         Invocation::Help => show(&help_text(version)),
-        Invocation::Run { url } => match Address::parse(&url) {
-            Ok(_) => fatal("this build has no transport"),
-            Err(error) => fatal(&diagnostics::chain(&error)),
+        Invocation::Run { url } => match run(&url) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(text) => {
+                diagnostics::fatal(&text);
+                ExitCode::from(FATAL)
+            }
         },
         _ => {
             eprintln!("{USAGE}");
@@ -31,7 +52,121 @@ fn show(text: &str) -> ExitCode {
     }
 }
 
-fn fatal(text: &str) -> ExitCode {
-    diagnostics::fatal(text);
-    ExitCode::from(FATAL)
+fn run(url: &str) -> Result<(), String> {
+    let address = Address::parse(url).map_err(|error| error.to_string())?;
+    let environment = Environment::read(variable);
+    if address.had_password {
+        diagnostics::warning("the password in the URL is ignored; use a credential helper or ENTIRE_TOKEN");
+    }
+    if environment.debug {
+        debug_log::install();
+    }
+    let source = source(&environment, &address)?;
+    let remote = remote(&environment, &address, source)?;
+    let settings = settings(&environment);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?;
+    let result = runtime.block_on(async {
+        let cancel = Cancel::new();
+        let signals = tokio::spawn(signals::watch(cancel.clone()));
+        let helper = Helper::new(&remote, settings, cancel);
+        let result =
+            helper.run(BufReader::with_capacity(64 << 10, tokio::io::stdin()), tokio::io::stdout()).await;
+        remote.proxy().close(CACHE_PATIENCE).await;
+        signals.abort();
+        result
+    });
+    // A read of stdin that is still waiting is nobody's any more.
+    runtime.shutdown_background();
+    result.map_err(|error| diagnostics::chain(&error))
+}
+
+/// A variable of the environment, unless the program runs with the rights of somebody else than its user.
+fn variable(name: &str) -> Option<OsString> {
+    use rustix::process::{getegid, geteuid, getgid, getuid};
+    if getuid() != geteuid() || getgid() != getegid() {
+        return None;
+    }
+    std::env::var_os(name)
+}
+
+fn text_variable(name: &str) -> Option<String> {
+    variable(name).and_then(|value| value.into_string().ok())
+}
+
+fn source(environment: &Environment, address: &Address) -> Result<Arc<dyn CredentialSource>, String> {
+    if let Some(token) = &environment.token {
+        let source = token_for(token, environment.token_host.as_deref(), &address.cluster_host);
+        return source.map(Arc::from).map_err(|error| error.to_string());
+    }
+    if let Some(command) = &environment.token_command {
+        let source = CommandSource::parse(command).ok_or("ENTIRE_TOKEN_COMMAND is set but blank")?;
+        return Ok(Arc::new(source));
+    }
+    Ok(Arc::new(GitCredentials::new("git", address)))
+}
+
+fn remote(
+    environment: &Environment,
+    address: &Address,
+    source: Arc<dyn CredentialSource>,
+) -> Result<ProxyRemote, String> {
+    let (budgets, warning) = ConnectBudgets::from_variable(environment.connect_timeout.as_deref());
+    if let Some(warning) = warning {
+        diagnostics::warning(&warning);
+    }
+    let directory =
+        cache_directory(variable("XDG_CACHE_HOME").map(PathBuf::from), variable("HOME").map(PathBuf::from));
+    let cache = directory.map(NodeCache::new);
+    let mut nodes = NodeConfig::default();
+    nodes.cluster_host = Some(address.cluster_host.clone());
+    nodes.entry_url = Some(environment.entry_url(address));
+    nodes.repo_path = address.repo_path().to_owned();
+    if let Some(cache) = &cache {
+        nodes.initial_nodes = cache.lookup(&address.cluster_host, address.repo_path()).unwrap_or_default();
+    }
+    let mut config = Config::new(nodes, address.path.as_str())
+        .user_agent(IDENTITY)
+        .danger_skip_tls_verification(environment.skip_tls)
+        .connect_budgets(budgets)
+        .proxies(ProxySettings::from_variables(text_variable));
+    if let Some(cache) = cache {
+        config = config.cache(cache);
+    }
+    ProxyRemote::new(config, &address.cluster_host, source).map_err(|error| diagnostics::chain(&error))
+}
+
+fn settings(environment: &Environment) -> Settings {
+    let told = ProtocolVersion::from_environment(environment.git_protocol.as_deref().unwrap_or_default());
+    if told.unrecognised {
+        diagnostics::warning("ignoring unrecognised protocol.version in GIT_PROTOCOL");
+    }
+    let mut settings = Settings::new(told.version.unwrap_or_else(configured_version));
+    // Who dictates a version gets the commands of that version and no other; where it is the user's setting or
+    // nobody's, a server without v2 is served too.
+    settings.offer_fetch = told.version.is_none();
+    settings.debug = environment.debug;
+    settings.spool_directory = environment.git_dir.as_deref().map(spool_directory);
+    settings
+}
+
+/// What `git config` says, which Git does not hand on to helpers.
+fn configured_version() -> ProtocolVersion {
+    let output = Command::new("git")
+        .args(["config", "--get", "protocol.version"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    ProtocolVersion::from_config(
+        &output
+            .map(|output| output.stdout)
+            .map_or_else(|_| String::new(), |stdout| String::from_utf8_lossy(&stdout).into_owned()),
+    )
+}
+
+/// Packs are at home there, while the place for temporary files may be small.
+fn spool_directory(git_dir: &Path) -> PathBuf {
+    git_dir.join("objects")
 }

@@ -87,9 +87,10 @@ pub trait Remote: Send + Sync {
     /// A URL of the repository that may be shown, and is never asked.
     fn error_base_url(&self) -> String;
 
-    /// Restricts name resolution for later requests. Does nothing by default.
-    fn set_family(&self, family: Option<Family>) {
-        let _ = family;
+    /// Restricts name resolution for later requests to a family of addresses; whether this remote can do that.
+    /// By default it cannot.
+    fn set_family(&self, family: Option<Family>) -> bool {
+        family.is_none()
     }
 
     /// Whether an error that this remote gave says that a push may or may not have been applied.

@@ -1,12 +1,12 @@
 //! Bodies of any length in little memory: what is small stays in it, the rest goes to a file without a name.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -28,13 +28,15 @@ pub struct Spool {
 }
 
 /// A body that is written: its length is known, and it can be read from any place any number of times.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Body {
     content: Content,
     len: u64,
-    /// How far the newest reader of whoever sends the body has come.
-    taken: Arc<AtomicU64>,
+    /// Who knows how much of it was sent; shared by all clones.
+    sender: Arc<OnceLock<IsTaken>>,
 }
+
+type IsTaken = Box<dyn Fn() -> bool + Send + Sync>;
 
 #[derive(Clone, Debug)]
 enum Content {
@@ -104,7 +106,7 @@ impl Spool {
             }
             None => Content::Memory(self.memory.into()),
         };
-        Ok(Body { content, len: self.len, taken: Arc::default() })
+        Ok(Body { content, len: self.len, sender: Arc::default() })
     }
 }
 
@@ -122,7 +124,7 @@ impl Body {
     /// A body in memory.
     pub fn of(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self { len: bytes.len() as u64, content: Content::Memory(bytes), taken: Arc::default() }
+        Self { len: bytes.len() as u64, content: Content::Memory(bytes), sender: Arc::default() }
     }
 
     /// Its length in bytes.
@@ -156,19 +158,15 @@ impl Body {
         }
     }
 
-    /// For whoever sends the body: a new attempt has begun and nothing of it is taken yet.
-    pub fn begin(&self) {
-        self.taken.store(0, Ordering::Release);
-    }
-
-    /// For whoever sends the body: the newest attempt has handed out everything before `end`.
-    pub fn took(&self, end: u64) {
-        self.taken.store(end, Ordering::Release);
+    /// For whoever sends the body, once: `is_taken` tells whether the newest attempt has handed out all of it.
+    pub fn follow(&self, is_taken: impl Fn() -> bool + Send + Sync + 'static) {
+        // A second sender of one body would have to be asked too; there is none.
+        let _ = self.sender.set(Box::new(is_taken));
     }
 
     /// Whether the newest attempt to send this body has handed out all of it, so that the server may have it.
     pub fn is_taken(&self) -> bool {
-        self.taken.load(Ordering::Acquire) >= self.len
+        self.sender.get().is_some_and(|is_taken| is_taken())
     }
 
     /// The content, if it is in memory.
@@ -190,6 +188,12 @@ impl Body {
     /// A reader from the start.
     pub(crate) fn reader(&self) -> BodyReader {
         BodyReader { body: self.clone(), offset: 0, piece: Bytes::new() }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").field("len", &self.len).finish_non_exhaustive()
     }
 }
 
@@ -261,15 +265,14 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_taken_when_the_newest_attempt_has_handed_out_all_of_it() {
+    fn a_body_is_taken_when_its_sender_says_so() {
         let body = Body::of("abcd");
+        assert!(!body.is_taken(), "nobody has sent it");
+        let sent = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let known = sent.clone();
+        body.follow(move || known.load(std::sync::atomic::Ordering::Relaxed));
         assert!(!body.is_taken());
-        body.begin();
-        body.took(3);
-        assert!(!body.is_taken());
-        body.took(4);
-        assert!(body.is_taken());
-        body.clone().begin();
-        assert!(!body.is_taken(), "the newest attempt counts");
+        sent.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(body.is_taken() && body.clone().is_taken());
     }
 }

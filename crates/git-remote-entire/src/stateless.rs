@@ -1,10 +1,12 @@
 //! `stateless-connect`: protocol v2, request by request (helper spec §6).
 
+use std::ops::ControlFlow;
+
 use http::{HeaderMap, HeaderValue};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::error::HelperError;
-use crate::helper::{Helper, answer_error, flush, write};
+use crate::helper::{Helper, answer_error, fallback, flush, write};
 use crate::list;
 use crate::pktline::{self, Kind, PacketError};
 use crate::remote::{AnswerReader, Service};
@@ -17,25 +19,31 @@ impl Helper<'_> {
         service: &[u8],
         input: &mut R,
         output: &mut W,
-    ) -> Result<(), HelperError>
+    ) -> Result<ControlFlow<()>, HelperError>
     where
         R: AsyncBufRead + Unpin + Send,
         W: AsyncWrite + Unpin + Send,
     {
         match std::str::from_utf8(service).ok().and_then(Service::parse) {
             Some(Service::UploadPack) => self.upload_pack_v2(input, output).await,
-            Some(Service::ReceivePack) => self.connect_receive_pack(input, output).await,
-            None => write(output, b"fallback\n").await,
+            Some(Service::ReceivePack) => {
+                self.connect_receive_pack(input, output).await.map(ControlFlow::Break)
+            }
+            None => fallback(output).await,
         }
     }
 
-    async fn upload_pack_v2<R, W>(&self, input: &mut R, output: &mut W) -> Result<(), HelperError>
+    async fn upload_pack_v2<R, W>(
+        &self,
+        input: &mut R,
+        output: &mut W,
+    ) -> Result<ControlFlow<()>, HelperError>
     where
         R: AsyncBufRead + Unpin + Send,
         W: AsyncWrite + Unpin + Send,
     {
         let Some(advertisement) = self.v2_advertisement().await? else {
-            return write(output, b"fallback\n").await;
+            return fallback(output).await;
         };
         write(output, b"\n").await?;
         write(output, &advertisement).await?;
@@ -45,7 +53,7 @@ impl Helper<'_> {
             request.clear();
             let more = pktline::read_message(input, &mut request).await;
             if !more.map_err(|source| HelperError::Request { source })? {
-                return Ok(());
+                return Ok(ControlFlow::Break(()));
             }
             let is_bundle_uri = v2::command(&request) == Some(b"bundle-uri");
             let body = self.identity.amend_v2(&request).map_err(|source| HelperError::Request { source })?;
@@ -113,7 +121,7 @@ where
     let mut watched = Watched::default();
     let mut copied = 0;
     loop {
-        if crate::copy::is_idle(from).await {
+        if crate::copy::is_idle(from).await.map_err(answer_error)? {
             flush(to).await?;
         }
         let ready = from.fill_buf().await.map_err(answer_error)?;

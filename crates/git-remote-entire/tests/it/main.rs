@@ -1,1 +1,10 @@
-//! The helper, against remotes in memory and real Git.
+//! The helper, against remotes in memory, stubs of Git, and real Git.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod connect;
+mod fake;
+mod lines;
+mod outcome;
+mod push;
+mod real;
+mod stateless;
