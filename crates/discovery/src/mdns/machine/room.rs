@@ -11,13 +11,14 @@ use tokio::time::Instant;
 
 use super::{Doubt, Fate, LeaveReason, Machine, Output, Place, Record};
 
-/// From the start of a browse until silence in it counts for this. Its first two questions are out then, and whoever
-/// is there had time to answer.
-const ROOM_AFTER: Duration = Duration::from_millis(1_500);
+/// From the start of a browse until silence in it counts for this. Its second question goes out after 1.12 s at most,
+/// and an answer may take 0.12 s more.
+const ROOM_AFTER: Duration = Duration::from_millis(1_300);
 /// As many places are given away in one browse: a flood cannot turn the table over.
 const ROOMS: usize = 16;
-/// A full table asks at most this often whether its peers are still there.
-const FULL_EVERY: Duration = Duration::from_secs(2);
+/// A full table asks at most this often whether its peers are still there, and not before the places of the running
+/// browse are given away.
+const FULL_EVERY: Duration = Duration::from_millis(1_700);
 
 /// What a full table knows about those who come.
 #[derive(Debug, Default)]
@@ -32,6 +33,8 @@ pub(super) struct Room {
     asked: Option<Instant>,
     /// When to ask again, because somebody came meanwhile.
     ask_again: Option<Instant>,
+    /// More came than can wait.
+    is_crowded: bool,
 }
 
 impl Room {
@@ -40,6 +43,7 @@ impl Room {
         self.waiting.clear();
         self.silent = None;
         self.ask_again = None;
+        self.is_crowded = false;
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
@@ -47,10 +51,17 @@ impl Room {
         [opens, self.ask_again].into_iter().flatten().min()
     }
 
-    fn wait(&mut self, record: Record, now: Instant) {
-        if self.opens.is_some_and(|opens| now < opens) && self.waiting.len() < ROOMS {
-            self.waiting.push(record);
+    /// `true` if it may wait, or others wait in its stead.
+    fn wait(&mut self, record: Record, now: Instant) -> bool {
+        if self.opens.is_none_or(|opens| opens <= now) {
+            return false;
         }
+        if self.waiting.len() < ROOMS {
+            self.waiting.push(record);
+        } else {
+            self.is_crowded = true;
+        }
+        true
     }
 
     /// There is news of this instance: what was known of it is out of date.
@@ -94,17 +105,19 @@ impl Machine {
         false
     }
 
-    /// The youngest that may give a place up, the very youngest at the end.
+    /// The youngest that may give a place up, the very youngest at the end. Never one of the oldest quarter: those were
+    /// there before the table became full, and it is the flood that keeps them from being heard.
     fn silent_newcomers(&self) -> Vec<Arc<str>> {
-        let mut silent: Vec<(Instant, Arc<str>)> = self
+        let mut all: Vec<(Instant, &Arc<str>)> = self
             .nodes
             .values()
-            .filter(|node| self.may_give_room(&node.listed))
-            .filter_map(|node| Some((self.entries.get(&node.listed)?.since, Arc::clone(&node.listed))))
+            .filter_map(|node| Some((self.entries.get(&node.listed)?.since, &node.listed)))
             .collect();
-        silent.sort_unstable();
-        let rest = silent.len().saturating_sub(ROOMS);
-        silent.into_iter().skip(rest).map(|(_, key)| key).collect()
+        all.sort_unstable();
+        let young = all.iter().skip(self.options.max_peers / 4).rev().map(|(_, key)| *key);
+        let mut silent: Vec<_> = young.filter(|key| self.may_give_room(key)).take(ROOMS).cloned().collect();
+        silent.reverse();
+        silent
     }
 
     /// Whether an instance was heard in one browse only, and not in the running one. One that somebody reached, or whose
@@ -123,23 +136,25 @@ impl Machine {
     /// There is no place: it may wait for one.
     pub(super) fn refuse(&mut self, record: Record, now: Instant, out: &mut Vec<Output>) {
         out.push(Output::Ignored(crate::Ignored::Limit));
-        self.room.wait(record, now);
         // Perhaps many of those in the table are gone.
-        if self.room.ask(now) {
+        if !self.room.wait(record, now) && self.room.ask(now) {
             out.push(Output::Fresh(crate::FreshBrowse::Recovery));
         }
     }
 
     /// What time brings to those who wait.
     pub(super) fn room_due(&mut self, now: Instant, out: &mut Vec<Output>) {
-        if self.room.ask_again.is_some_and(|at| at <= now) && self.room.ask(now) {
-            out.push(Output::Fresh(crate::FreshBrowse::Recovery));
-        }
         if self.room.opens.is_some_and(|opens| opens <= now) {
             self.room.opens = None;
             for record in std::mem::take(&mut self.room.waiting) {
                 self.resolved(record, now, out);
             }
+            if std::mem::take(&mut self.room.is_crowded) && self.room.ask_again.is_none() {
+                self.room.ask_again = Some(now);
+            }
+        }
+        if self.room.ask_again.is_some_and(|at| at <= now) && self.room.ask(now) {
+            out.push(Output::Fresh(crate::FreshBrowse::Recovery));
         }
     }
 }

@@ -98,6 +98,24 @@ fn s123_a_full_table_gives_sixteen_places_away_in_a_browse_and_never_that_of_a_p
 }
 
 #[test]
+fn s123_those_who_were_there_first_keep_their_places_while_a_flood_makes_them_unheard() {
+    let mut script = Script::with(|o| o.max_peers = 40);
+    for i in 0..5 {
+        script.resolved(record(&format!("real-{i}")));
+    }
+    script.until(3_000);
+    // Everybody else is forged and heard in this browse; the real ones came in the first, and their answers are lost.
+    script.lose();
+    script.until(3_100);
+    for i in 0..2_000 {
+        script.resolved(record(&format!("forged-{i}")));
+        script.until(3_100 + i);
+    }
+    assert!((0..5).all(|i| script.peer(&format!("real-{i}")).is_some()), "{:?}", script.news());
+    assert_eq!(script.ids().len(), 40);
+}
+
+#[test]
 fn s123_a_peer_that_somebody_reached_keeps_its_place_in_a_full_table() {
     let mut script = Script::with(|o| o.max_peers = 3);
     script.resolved(record("a"));

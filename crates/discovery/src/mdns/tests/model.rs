@@ -198,7 +198,7 @@ impl Naive {
         if !self.is_full() {
             return true;
         }
-        if self.began.is_some_and(|began| now >= began + 1_500) {
+        if self.began.is_some_and(|began| now >= began + 1_300) {
             let gives = |all: &[Instance], generation: u64, i: &Instance| {
                 let is_cut_off = matches!(i.doubt, Some((_, Verdict::Interface(_), _)));
                 let has_heir = all.iter().any(|o| !o.listed && o.held_until == NEVER && o.id == i.id);
@@ -210,12 +210,14 @@ impl Naive {
                     && !has_heir
             };
             if self.silent.is_none() {
-                let mut silent: Vec<(Ms, u64)> = Vec::new();
-                for i in self.all.iter().filter(|i| gives(&self.all, self.generation, i)) {
-                    silent.push((i.since, i.label));
-                }
+                let mut silent: Vec<(Ms, u64)> =
+                    self.all.iter().filter(|i| i.listed).map(|i| (i.since, i.label)).collect();
                 silent.sort_unstable();
-                self.silent = Some(silent.into_iter().map(|(_, label)| label).collect());
+                // The oldest keep their places.
+                silent.drain(..silent.len().min(LIMIT / 4));
+                let mut silent: Vec<u64> = silent.into_iter().map(|(_, label)| label).collect();
+                silent.retain(|label| gives(&self.all, self.generation, &self.all[self.at(*label).unwrap()]));
+                self.silent = Some(silent);
             }
             while let Some(youngest) = self.silent.as_mut().and_then(Vec::pop) {
                 let at = self.at(youngest);
@@ -550,7 +552,7 @@ impl Naive {
     fn began(&mut self, generation: u64, now: Ms) {
         self.generation = generation;
         self.began = Some(now);
-        self.opens = Some(now + 1_500);
+        self.opens = Some(now + 1_300);
         self.waiting.clear();
         self.silent = None;
         self.judge.push((generation, now + 5_000));
