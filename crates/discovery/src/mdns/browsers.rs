@@ -15,7 +15,7 @@ use super::daemon::{BrowseEvent, Daemon, Events, OpenError, events};
 use super::interfaces::{IfWatch, Policy};
 use super::machine::{Input, MANY_PEERS, Machine, Options, Output, Own, VERIFY_WINDOW};
 use super::responders::Responders;
-use super::sockets::drops;
+use super::sockets::Queues;
 use crate::{FreshBrowse, Publisher, Report, ServiceType, Status, Trouble};
 
 /// One reader of a table.
@@ -53,6 +53,8 @@ const AGAIN_LIMIT: u8 = 10;
 const AGAIN_AFTER: Duration = Duration::from_millis(2);
 /// Events taken at a turn, so that timers and commands have theirs.
 const EVENTS_PER_TURN: usize = 512;
+/// With more bytes unread than a handful of packets, the library does not keep up.
+const BEHIND: u64 = 16 << 10;
 /// How long a daemon may take to end.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
@@ -495,7 +497,7 @@ impl BrowseDaemon {
                         browse.current = stream;
                         // Only now: dropped earlier, the library would not clear its cache (6.6).
                         browse.old = None;
-                        browse.drops = drops(self.port);
+                        browse.drops = Queues::at(self.port).lost;
                         began.push((domain, generation));
                     } else {
                         browse.old = std::mem::replace(&mut browse.current, stream);
@@ -534,7 +536,9 @@ impl BrowseDaemon {
     /// Silence is about to take somebody away.
     fn peek(&mut self, domain: &str, now: Instant) {
         let Some(browse) = self.types.get_mut(domain) else { return };
-        let is_lossy = drops(self.port) > browse.drops;
+        let queues = Queues::at(self.port);
+        // An answer that nobody has read yet is as good as lost, for now.
+        let is_lossy = queues.lost > browse.drops || queues.unread > BEHIND;
         let mut listed = 0;
         for shared in &mut browse.tables {
             listed = listed.max(shared.machine.listed_count());

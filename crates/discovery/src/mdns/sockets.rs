@@ -32,26 +32,37 @@ pub(super) fn inodes() -> Inodes {
     descriptors().map(|(_, inode)| inode).collect()
 }
 
-/// How many packets the sockets of this process at a UDP port have lost, because they came faster than they were read.
-/// 0 where the system does not tell.
-pub(super) fn drops(port: u16) -> u64 {
-    let own = inodes();
-    let mut lost = 0;
-    for table in ["/proc/self/net/udp", "/proc/self/net/udp6"] {
-        let text = std::fs::read_to_string(table).unwrap_or_default();
-        for line in text.lines().skip(1) {
-            // sl local remote st queues timer retransmits uid timeout inode references pointer drops
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let is_port = words
-                .get(1)
-                .and_then(|local| local.rsplit_once(':'))
-                .is_some_and(|(_, hex)| u16::from_str_radix(hex, 16) == Ok(port));
-            if is_port && words.get(9).is_some_and(|inode| own.contains(*inode)) {
-                lost += words.get(12).and_then(|drops| drops.parse::<u64>().ok()).unwrap_or(0);
+/// What became of the packets to the sockets of this process at a UDP port. Nothing where the system does not tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Queues {
+    /// Packets that were lost, because they came faster than they were read.
+    pub(super) lost: u64,
+    /// Bytes that nobody has read yet, with what the system counts for each packet.
+    pub(super) unread: u64,
+}
+
+impl Queues {
+    pub(super) fn at(port: u16) -> Self {
+        let own = inodes();
+        let mut sum = Self::default();
+        for table in ["/proc/self/net/udp", "/proc/self/net/udp6"] {
+            let text = std::fs::read_to_string(table).unwrap_or_default();
+            for line in text.lines().skip(1) {
+                // sl local remote st queues timer retransmits uid timeout inode references pointer drops
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let is_port = words
+                    .get(1)
+                    .and_then(|local| local.rsplit_once(':'))
+                    .is_some_and(|(_, hex)| u16::from_str_radix(hex, 16) == Ok(port));
+                if is_port && words.get(9).is_some_and(|inode| own.contains(*inode)) {
+                    let unread = words.get(4).and_then(|queues| queues.rsplit_once(':'));
+                    sum.unread += unread.and_then(|(_, hex)| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
+                    sum.lost += words.get(12).and_then(|drops| drops.parse::<u64>().ok()).unwrap_or(0);
+                }
             }
         }
+        sum
     }
-    lost
 }
 
 /// Descriptor and inode of each socket of this process.
@@ -89,9 +100,10 @@ mod linux {
     use super::{Inodes, descriptors, inode_of};
 
     /// What a socket holds that nobody has read. The system counts 832 bytes for a packet and doubles what is asked
-    /// for; its default takes 255 packets, and one question to 300 hosts brings more within a tenth of a second. This
-    /// is for the answers of a full table; the system may give less (`net.core.rmem_max`).
-    const RECEIVE: usize = 512 << 10;
+    /// for; its default takes 255 packets, and one question to 300 hosts brings more within a tenth of a second. This is
+    /// for 512, and is what Linux grants to anybody by default (`net.core.rmem_max`). More would only make the line
+    /// longer that answers stand in during a flood.
+    const RECEIVE: usize = 208 << 10;
 
     /// Opcode and response code, in the second word of a DNS header.
     const OPCODE_AND_RCODE: u32 = 0x780f;
