@@ -4,7 +4,7 @@
 
 use std::{hint::black_box, time::Instant};
 
-use peerage_balance::{Announced, Balancer, LeaveOut, Outcome, Policy, Settings};
+use peerage_balance::{Announced, Balancer, Outcome, PickInput, Policy, Settings};
 
 const ROUNDS: u32 = 2_000_000;
 
@@ -14,12 +14,11 @@ fn main() {
             let balancer = Balancer::new(Settings { policy, ..Settings::default() });
             let peers = (0..n).map(|i| Announced::new(i, &format!("peer-{i}"), format!("192.0.2.1:{i}"), ()));
             balancer.update(0, peers);
-            let leave_out = LeaveOut::default();
             let started = Instant::now();
             for now in 0..ROUNDS {
-                let mut lease = black_box(balancer.pick(&leave_out, now.into()).expect("a peer"));
+                let mut lease = black_box(balancer.pick(&PickInput::new(now.into())).expect("a peer"));
                 lease.sent(now.into());
-                let _ = lease.head(Outcome::Success, now.into());
+                balancer.head(&mut lease, Outcome::Success, now.into());
             }
             let each = started.elapsed() / ROUNDS;
             println!("{policy:?}, {n} peers: {each:?} for pick, sent, head and finish");

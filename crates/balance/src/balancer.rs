@@ -1,9 +1,10 @@
-//! The peers of one service, and picking among them.
+//! The peers of one service: settings, updates, sets.
 
 use std::{
     collections::HashMap,
+    num::NonZeroUsize,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -12,8 +13,9 @@ use std::{
 use arc_swap::ArcSwap;
 
 use crate::{
-    Announced, Flags, Generator, Lease, LeaveOut, MILLISECOND, Member, PeerKey, PeerState, PickError,
-    PickErrorKind, RoundRobin, SECOND, Set, index_below,
+    Announced, Counters, Flags, Generator, Health, InvalidPolicy, MILLISECOND, Member, Notice, PeerKey,
+    PeerState, PickError, PickErrorKind, RoundRobin, SECOND, Set, Warmup, What, Zone, estimate::FIRST,
+    notice::Board, set::Plan,
 };
 
 /// How long the state of a peer that left is kept, should it come back (B-1.1).
@@ -23,22 +25,45 @@ const REMEMBERED: u64 = 60 * SECOND;
 const MOST_REMEMBERED: usize = 4_096;
 /// Sets are rebuilt at most that often because of what happens to peers (B-1.3).
 const REBUILT_EVERY: u64 = 10 * MILLISECOND;
-/// Draws before a scan (B-1.4).
-const DRAWS: usize = 4;
 
 /// How a peer is chosen.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Policy {
     /// Each in turn, in an order of this client's own (B-2.1).
-    #[default]
     RoundRobin,
+    /// Each in turn, as often as its weight says (B-2.3). For exact shares.
+    WeightedRoundRobin,
     /// Any, with equal probability (B-2.2).
     Random,
+    /// Of two drawn at random the one with fewer calls for its weight (B-2.4).
+    #[default]
+    LeastLoaded,
+    /// Of two drawn at random the one that is expected to answer sooner, by how long it took lately, how
+    /// many calls wait for it, and how many failed (B-2.5). Not for calls whose time says nothing.
+    PeakEwma,
+    /// Calls of one key go to one peer, unless it has far more calls than others (B-2.6). Without a key
+    /// as [`LeastLoaded`](Self::LeastLoaded).
+    Sticky,
+}
+
+impl Policy {
+    /// A fixed word for logs and metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::WeightedRoundRobin => "weighted_round_robin",
+            Self::Random => "random",
+            Self::LeastLoaded => "least_loaded",
+            Self::PeakEwma => "peak_ewma",
+            Self::Sticky => "sticky",
+        }
+    }
 }
 
 /// What a [`Balancer`] is made with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[expect(
     clippy::exhaustive_structs,
     reason = "made with `..Settings::default()`, which a private field would forbid"
@@ -48,13 +73,60 @@ pub struct Settings {
     pub policy: Policy,
     /// Makes the random numbers repeat; from the system when `None`.
     pub seed: Option<u64>,
-    /// The most calls pending on one peer. Default 1,024.
+    /// The most calls pending on one peer; 0 counts as 1. Default 1,024.
     pub limit: u32,
+    /// Whether each peer's limit follows what it can take, from 4 to 1,000 (B-7.2). Default no.
+    pub adaptive_limit: bool,
+    /// When peers that fail are taken out; `None` for never.
+    pub health: Option<Health>,
+    /// How fast peers that join later get their share; `None` for at once.
+    pub warmup: Option<Warmup>,
+    /// Where this client is, to prefer peers near it. Default unknown.
+    pub zone: Option<Zone>,
+    /// Use only so many of the peers, others than other clients do (B-2.7). Default all.
+    pub subset: Option<NonZeroUsize>,
+    /// How much more than its share a peer may be given by key.
+    pub sticky_bound: StickyBound,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { policy: Policy::default(), seed: None, limit: 1_024 }
+        Self {
+            policy: Policy::default(),
+            seed: None,
+            limit: 1_024,
+            adaptive_limit: false,
+            health: Some(Health::default()),
+            warmup: Some(Warmup::default()),
+            zone: None,
+            subset: None,
+            sticky_bound: StickyBound::default(),
+        }
+    }
+}
+
+/// How much more than its share a peer may be given by key, until calls of its keys go elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StickyBound(Option<f64>);
+
+impl Default for StickyBound {
+    fn default() -> Self {
+        Self(Some(1.5))
+    }
+}
+
+impl StickyBound {
+    /// No bound: a key stays with its peer however much that has to do.
+    pub const NONE: Self = Self(None);
+
+    /// A multiple of the share: above 1, at most 100. Default 1.5.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPolicy`] outside that range.
+    pub fn new(bound: f64) -> Result<Self, InvalidPolicy> {
+        let fits = bound > 1.0 && bound <= 100.0;
+        fits.then_some(Self(Some(bound))).ok_or(InvalidPolicy("sticky bound: above 1, at most 100"))
     }
 }
 
@@ -71,12 +143,17 @@ pub struct Changes<P, C = ()> {
 /// The peers of one service. Picks take no lock and allocate nothing; updates replace the whole set.
 #[derive(Debug)]
 pub struct Balancer<P, C = ()> {
-    set: ArcSwap<Set<P, C>>,
-    policy: Policy,
-    turn: RoundRobin,
-    random: Generator,
-    client_seed: u64,
+    pub(crate) set: ArcSwap<Set<P, C>>,
+    pub(crate) plan: Plan,
+    /// Of all peers, of those in the own zone, of the others.
+    pub(crate) turns: [RoundRobin; 3],
+    pub(crate) random: Generator,
+    pub(crate) sticky_bound: Option<f64>,
+    /// When an ejected peer may be probed; [`u64::MAX`] for never.
+    pub(crate) probe_due: Arc<AtomicU64>,
+    pub(crate) board: Board,
     limit: u32,
+    adaptive_limit: bool,
     announced: AtomicBool,
     /// When the set has to be built anew, because a flag was set or ends; [`u64::MAX`] for never.
     due: AtomicU64,
@@ -86,24 +163,31 @@ pub struct Balancer<P, C = ()> {
 }
 
 #[derive(Debug)]
-struct Known<P, C> {
-    member: Arc<Member<P, C>>,
-    left_at: Option<u64>,
+pub(crate) struct Known<P, C> {
+    pub(crate) member: Arc<Member<P, C>>,
+    pub(crate) left_at: Option<u64>,
 }
 
 impl<P: Clone, C> Balancer<P, C> {
     /// A balancer without peers.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let random = settings.seed.map_or_else(Generator::from_system, Generator::seeded);
+        let Settings { policy, seed, limit, adaptive_limit, health, warmup, zone, subset, sticky_bound } =
+            settings;
+        let random = seed.map_or_else(Generator::from_system, Generator::seeded);
         let client_seed = random.next_u64();
+        let first = random.next_u64();
+        let plan = Plan { policy, client_seed, health, warmup, zone, subset };
         Self {
-            set: ArcSwap::from_pointee(Set::new(Box::default(), client_seed, 0)),
-            policy: settings.policy,
-            turn: RoundRobin::starting_at(random.next_u64()),
+            set: ArcSwap::from_pointee(Set::new(Box::default(), &plan, None, 0)),
+            plan,
+            turns: [first, !first, first].map(RoundRobin::starting_at),
             random,
-            client_seed,
-            limit: settings.limit,
+            sticky_bound: sticky_bound.0,
+            probe_due: Arc::new(AtomicU64::new(u64::MAX)),
+            board: Board::default(),
+            limit: limit.max(1),
+            adaptive_limit,
             announced: AtomicBool::new(false),
             due: AtomicU64::new(u64::MAX),
             built: AtomicU64::new(0),
@@ -111,27 +195,46 @@ impl<P: Clone, C> Balancer<P, C> {
         }
     }
 
-    /// Replaces the peers. A peer that was known less than 60 s ago keeps its state.
+    /// Replaces the peers. A peer that was known less than 60 s ago keeps its state, unless it has another
+    /// address: then only its running calls stay counted.
     ///
     /// Of several peers with one identity the first counts, of several with one address the one seen last.
     pub fn update(&self, now: u64, announced: impl IntoIterator<Item = Announced<P, C>>) -> Changes<P, C> {
         // Before the lock: an iterator of the caller may ask for members.
         let announced = one_per_address(announced);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
         let is_remembered =
             |gone: &Known<P, C>| gone.left_at.is_none_or(|at| now.saturating_sub(at) < REMEMBERED);
         known.retain(|_, gone| is_remembered(gone));
+        let guess = self.typical_estimate(now);
         let mut changes = Changes { left: Vec::new(), moved: Vec::new() };
         let mut members = Vec::new();
         for peer in announced {
             let before = known.remove(&peer.key);
+            let suspect = peer.suspect;
+            let is_new = before.as_ref().is_none_or(|before| before.left_at.is_some());
+            let has_moved = before.as_ref().is_some_and(|before| before.member.address != peer.address);
             let state = match &before {
                 Some(before) => Arc::clone(&before.member.state),
-                None => Arc::new(PeerState::new(self.limit)),
+                None => Arc::new(PeerState::new(self.limit, guess, self.adaptive_limit, now)),
             };
+            if has_moved {
+                state.moved(guess, now);
+                self.board.post(now, Some(&peer.key), What::Moved);
+            }
+            if is_new {
+                self.board.post(now, Some(&peer.key), What::Joined);
+            }
+            // A doubt that was confirmed holds as long as the doubt does.
+            if is_new || has_moved || !suspect {
+                state.set_flag(Flags::DRAINING, false);
+            }
+            if !state.set_flag(Flags::SUSPECT, suspect) && suspect {
+                self.board.post(now, Some(&peer.key), What::Suspect);
+            }
             let member = Arc::new(Member::new(peer, state));
             if let Some(Known { member: before, left_at: None }) = before
-                && before.address != member.address
+                && has_moved
             {
                 changes.moved.push(before);
             }
@@ -141,6 +244,7 @@ impl<P: Clone, C> Balancer<P, C> {
             gone.left_at = Some(now);
             gone.member.state.set_flag(Flags::DRAINING, true);
             changes.left.push(Arc::clone(&gone.member));
+            self.board.post(now, Some(&gone.member.key), What::Left);
         }
         if known.len() > MOST_REMEMBERED {
             known.retain(|_, gone| gone.member.state.pending() > 0);
@@ -149,39 +253,36 @@ impl<P: Clone, C> Balancer<P, C> {
             known.insert(member.key.clone(), Known { member: Arc::clone(member), left_at: None });
         }
         self.build(members.into(), now);
+        drop(known);
         self.announced.store(true, Ordering::Release);
         changes
     }
 
-    /// Takes a peer out until then, because it asked for less (B-3.5).
-    pub fn throttle(&self, member: &Member<P, C>, until: u64, now: u64) {
-        member.state.set_until(Flags::THROTTLED, until);
-        self.flags_changed(now);
-    }
-
-    /// Takes a peer out until then, because it did not prove who it is (B-3.6).
-    pub fn quarantine(&self, member: &Member<P, C>, until: u64, now: u64) {
-        member.state.set_until(Flags::QUARANTINED, until);
-        self.flags_changed(now);
-    }
-
-    /// The peer could not be reached, or kept silent for all the time it had. One that was in doubt already
-    /// is passed over from now on, until the source takes the doubt back; unless there is nobody else.
-    pub fn unreachable(&self, member: &Member<P, C>, now: u64) {
-        if member.state.confirm_doubt() {
-            self.flags_changed(now);
+    /// The mean estimate of the eligible peers that have answered, which is what a new peer is guessed to
+    /// take: a small fixed guess would flood it, a large one starve it.
+    fn typical_estimate(&self, now: u64) -> f64 {
+        let set = self.set.load();
+        let sampled = || set.eligible().iter().map(|member| &member.state).filter(|state| state.is_sampled());
+        match sampled().count() {
+            0 => FIRST,
+            count => sampled().map(|state| state.estimate(now) as f64).sum::<f64>() / count as f64,
         }
     }
 
+    pub(crate) fn known(&self) -> MutexGuard<'_, HashMap<PeerKey, Known<P, C>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     #[cold]
-    fn flags_changed(&self, now: u64) {
+    pub(crate) fn flags_changed(&self, now: u64) {
         // The first change at once, more of them together.
         let due = self.built.load(Ordering::Relaxed).saturating_add(REBUILT_EVERY).max(now);
         self.due.fetch_min(due, Ordering::Relaxed);
         self.rebuild_if_due(now);
     }
 
-    fn rebuild_if_due(&self, now: u64) {
+    #[inline]
+    pub(crate) fn rebuild_if_due(&self, now: u64) {
         if now >= self.due.load(Ordering::Relaxed) {
             self.rebuild(now);
         }
@@ -200,91 +301,24 @@ impl<P: Clone, C> Balancer<P, C> {
         // Before the flags are read: one that is set meanwhile makes it due again.
         self.built.store(now, Ordering::Relaxed);
         self.due.store(u64::MAX, Ordering::Relaxed);
+        // Nobody would be left to call, and nobody to fill in for it (B-3.3).
+        let mut known = members.iter().filter(|member| member.is_known(now));
+        if let (Some(only), None) = (known.next(), known.next())
+            && only.state.set_flag(Flags::EJECTED, false)
+        {
+            only.state.set_flag(Flags::PROBING, false);
+        }
         let next_end = members.iter().filter_map(|member| member.state.next_end(now)).min();
-        self.set.store(Arc::new(Set::new(members, self.client_seed, now)));
+        let before = self.set.load();
+        let set = Set::new(members, &self.plan, Some(&before), now);
+        if set.is_panic != before.is_panic {
+            self.board.post(now, None, if set.is_panic { What::PanicOn } else { What::PanicOff });
+        }
+        self.set.store(Arc::new(set));
         if let Some(next_end) = next_end {
             self.due.fetch_min(next_end, Ordering::Relaxed);
         }
-    }
-
-    /// Picks a peer by the policy and counts a call on it.
-    ///
-    /// # Errors
-    ///
-    /// [`PickError`], whose text tells what keeps each peer out.
-    pub fn pick(&self, leave_out: &LeaveOut, now: u64) -> Result<Lease<P, C>, PickError<P, C>> {
-        self.rebuild_if_due(now);
-        let set = self.set.load();
-        let usable = |member: &&Arc<Member<P, C>>| member.is_usable(leave_out, now);
-        let len = set.eligible().len();
-        let by_policy = match self.policy {
-            Policy::RoundRobin => self.turn.turn(len).and_then(|turn| {
-                let from_turn = (turn..turn + len).filter_map(|place| set.in_order(place));
-                from_turn.filter(usable).find_map(Lease::begin)
-            }),
-            Policy::Random => {
-                let draws =
-                    (0..DRAWS).filter_map(|_| set.eligible().get(index_below(self.random.next_u64(), len)));
-                draws.filter(usable).find_map(Lease::begin)
-            }
-        };
-        match by_policy.or_else(|| self.scan(&set, usable)) {
-            Some(lease) => Ok(lease),
-            None => self.pick_again(&set, leave_out, now),
-        }
-    }
-
-    /// Picks with a chooser of the caller: it is given the peers that can be used and returns an index.
-    ///
-    /// It is called once, or once more if its choice turns out not to be usable. Only the second list is
-    /// an allocation.
-    ///
-    /// # Errors
-    ///
-    /// As [`pick`](Self::pick); [`PickErrorKind::NoneChosen`] if it returns `None`.
-    pub fn pick_by(
-        &self,
-        leave_out: &LeaveOut,
-        now: u64,
-        mut choose: impl FnMut(&[P]) -> Option<usize>,
-    ) -> Result<Lease<P, C>, PickError<P, C>> {
-        self.rebuild_if_due(now);
-        let set = self.set.load();
-        let error = |kind| PickError::new(kind, Arc::clone(&set), now);
-        if leave_out.is_empty() && !set.eligible().is_empty() {
-            let chosen = choose(set.peers()).and_then(|index| set.eligible().get(index));
-            let chosen = chosen.ok_or_else(|| error(PickErrorKind::NoneChosen))?;
-            if chosen.is_usable(leave_out, now)
-                && let Some(lease) = Lease::begin(chosen)
-            {
-                return Ok(lease);
-            }
-        }
-        let usable = |leave_out: &LeaveOut| -> Vec<_> {
-            set.working().filter(|member| member.is_usable(leave_out, now)).collect()
-        };
-        let mut members = usable(leave_out);
-        if members.is_empty() {
-            members.extend(set.working().filter(|member| member.is_last_resort(leave_out, now)));
-        }
-        if members.is_empty() && !leave_out.is_empty() {
-            members = usable(&LeaveOut::default());
-        }
-        if members.is_empty() {
-            return Err(self.error(&set, now));
-        }
-        let peers: Vec<P> = members.iter().map(|member| member.peer.clone()).collect();
-        let chosen = choose(&peers).and_then(|index| members.get(index));
-        let chosen = chosen.ok_or_else(|| error(PickErrorKind::NoneChosen))?;
-        Lease::begin(chosen).ok_or_else(|| error(PickErrorKind::Saturated))
-    }
-
-    /// Whether a peer could be picked that is not in `leave_out`.
-    pub fn has_other(&self, leave_out: &LeaveOut, now: u64) -> bool {
-        let is_other = |member: &Arc<Member<P, C>>| {
-            member.is_usable(leave_out, now) || member.is_last_resort(leave_out, now)
-        };
-        self.set.load().working().any(is_other)
+        self.look_for_probes(0);
     }
 
     /// The peers as they are now.
@@ -294,8 +328,13 @@ impl<P: Clone, C> Balancer<P, C> {
 
     /// The peer of that identity, if it is announced now.
     pub fn member(&self, key: &PeerKey) -> Option<Arc<Member<P, C>>> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         known.get(key).filter(|known| known.left_at.is_none()).map(|known| Arc::clone(&known.member))
+    }
+
+    /// How peers are chosen.
+    pub const fn policy(&self) -> Policy {
+        self.plan.policy
     }
 
     /// The generator of this balancer, for backoff and pickers.
@@ -303,35 +342,23 @@ impl<P: Clone, C> Balancer<P, C> {
         &self.random
     }
 
-    /// The first usable member from a random place on.
-    fn scan(&self, set: &Set<P, C>, usable: impl FnMut(&&Arc<Member<P, C>>) -> bool) -> Option<Lease<P, C>> {
-        let members = set.eligible();
-        let (before, after) = members.split_at_checked(index_below(self.random.next_u64(), members.len()))?;
-        after.iter().chain(before).filter(usable).find_map(Lease::begin)
+    /// Whether there are notices to take. Costs one load.
+    pub fn has_notices(&self) -> bool {
+        self.board.has_news()
     }
 
-    /// Nothing was usable: a peer that could not be reached just now is better than none, and so is one
-    /// that was tried (B-1.4 step 5).
-    #[cold]
-    fn pick_again(
-        &self,
-        set: &Arc<Set<P, C>>,
-        leave_out: &LeaveOut,
-        now: u64,
-    ) -> Result<Lease<P, C>, PickError<P, C>> {
-        let nobody = LeaveOut::default();
-        let least = |is_good: &dyn Fn(&Member<P, C>) -> bool| {
-            let good = set.working().filter(|member| is_good(member));
-            good.min_by_key(|member| member.state.pending()).and_then(Lease::begin)
-        };
-        least(&|member| member.is_last_resort(leave_out, now))
-            .or_else(|| least(&|member| member.is_usable(&nobody, now)))
-            .or_else(|| least(&|member| member.is_last_resort(&nobody, now)))
-            .ok_or_else(|| self.error(set, now))
+    /// What happened since this was last called, oldest first; the last 1,024 are kept.
+    pub fn take_notices(&self) -> Vec<Notice> {
+        self.board.take()
+    }
+
+    /// How often things happened.
+    pub fn counters(&self) -> Counters {
+        self.board.counters()
     }
 
     #[cold]
-    fn error(&self, set: &Arc<Set<P, C>>, now: u64) -> PickError<P, C> {
+    pub(crate) fn error(&self, set: &Arc<Set<P, C>>, now: u64) -> PickError<P, C> {
         let states = || set.working().map(|member| member.state());
         let kind = if set.members().is_empty() {
             let announced = self.announced.load(Ordering::Acquire);
@@ -341,7 +368,7 @@ impl<P: Clone, C> Balancer<P, C> {
         } else if states().all(|state| state.flags(now).contains(Flags::THROTTLED)) {
             let ends = states().filter_map(|state| state.until(now)).min().unwrap_or(now);
             PickErrorKind::AllThrottled { retry_after: Duration::from_nanos(ends.saturating_sub(now)) }
-        } else if states().any(|state| state.is_open(now)) {
+        } else if states().any(|state| state.is_open(set.overlooked, now)) {
             PickErrorKind::Saturated
         } else {
             PickErrorKind::AllExcluded

@@ -51,7 +51,8 @@ impl<P, C> PickError<P, C> {
 impl<P, C> Member<P, C> {
     /// What keeps it from being picked at `now`, for people; `None` if nothing does.
     pub fn why_out(&self, now: u64) -> Option<impl fmt::Display + use<'_, P, C>> {
-        let out = self.weight.get() == 0 || !self.is_usable(&LeaveOut::default(), now);
+        let is_open = self.state.is_open(Flags::SUSPECT, now) && self.has_room(&LeaveOut::EMPTY);
+        let out = self.weight.get() == 0 || !is_open;
         out.then_some(WhyOut { member: self, now })
     }
 }
@@ -109,13 +110,16 @@ impl<P, C> fmt::Display for WhyOut<'_, P, C> {
             (Flags::EJECTED, "is ejected"),
             (Flags::PROBING, "is being probed"),
             (Flags::THROTTLED, "asked for a pause"),
-            (Flags::DOWN, "cannot be reached"),
+            (Flags::DOWN, "fails its checks"),
             (Flags::QUARANTINED, "did not prove who it is"),
-            (Flags::DRAINING, "left"),
+            (Flags::DRAINING.union(Flags::SUSPECT), "cannot be reached"),
         ] {
             if flags.contains(flag) {
                 part(format_args!("{text}"))?;
             }
+        }
+        if flags.contains(Flags::DRAINING) && !flags.contains(Flags::SUSPECT) {
+            part(format_args!("left"))?;
         }
         if state.is_full() {
             part(format_args!("has its limit of {} calls", state.limit()))?;

@@ -5,16 +5,18 @@
 //! apart from sockets and timers, so that each can be run with a given clock and given random numbers.
 //!
 //! ```
-//! use peerage_balance::{Announced, Balancer, LeaveOut, Settings};
+//! use peerage_balance::{Announced, Balancer, LeaveOut, Outcome, PickInput, Settings};
 //!
 //! let balancer: Balancer<&str> = Balancer::new(Settings { seed: Some(42), ..Settings::default() });
 //! let peers = [("a", "192.0.2.1:80"), ("b", "192.0.2.2:80")];
 //! balancer.update(0, peers.map(|(id, address)| Announced::new(id, id, address, ())));
 //!
 //! let mut left_out = LeaveOut::default();
-//! let first = balancer.pick(&left_out, 0)?;
+//! let mut first = balancer.pick(&PickInput::new(0))?;
+//! first.sent(1_000);
+//! balancer.head(&mut first, Outcome::Dial, 2_000);
 //! left_out.add(first.member().key());
-//! let second = balancer.pick(&left_out, 0)?;
+//! let second = balancer.pick(&PickInput::new(3_000).without(&left_out))?;
 //! assert_ne!(first.peer(), second.peer());
 //! assert_eq!(first.member().state().pending(), 1);
 //! # Ok::<(), peerage_balance::PickError<&'static str, ()>>(())
@@ -37,29 +39,56 @@
 mod balancer;
 pub mod deadline;
 mod error;
+pub mod estimate;
+mod explain;
+mod group;
 mod hash;
+mod health;
 mod lease;
+mod limit;
+mod notice;
 pub mod outcome;
 mod peer;
+mod pick;
 pub mod repeat;
+mod report;
 mod retry;
 pub mod retry_after;
 mod rng;
 mod set;
+mod slow;
+mod state;
+mod sticky;
 mod turn;
+mod weighted;
+mod window;
+mod zone;
 
-pub use balancer::{Balancer, Changes, Policy, Settings};
+pub use balancer::{Balancer, Changes, Policy, Settings, StickyBound};
 pub use error::{PickError, PickErrorKind};
+pub use explain::{Candidate, Explained, Explanation, How};
 pub use hash::hash64;
+pub use health::{Health, Panic, Rule, ejection_time};
 pub use lease::Lease;
+pub use limit::AdaptiveLimit;
+pub use notice::{Counters, Notice, What};
 pub use outcome::Outcome;
-pub use peer::{Announced, Flags, LeaveOut, Member, PeerKey, PeerState, Weight};
+pub use peer::{Announced, LeaveOut, Member, PeerKey, Weight};
+pub use pick::PickInput;
 pub use repeat::Stage;
+pub use report::next_check;
 pub use retry::{Action, Backoff, Event, InvalidPolicy, RetryPolicy, RetryState, Situation, StopReason};
 pub use rng::{Generator, index_below, mix, two_below, unit};
 pub use set::Set;
+pub use slow::Warmup;
+pub use state::{Flags, PeerState};
+pub use sticky::{Maglev, fair_share, key_hash, score, weighted_score};
 pub use turn::RoundRobin;
+pub use weighted::{Alias, turns};
+pub use zone::{Zone, ZoneWeights, local_part};
 
+/// Draws before a scan (B-1.4).
+pub(crate) const DRAWS: usize = 4;
 /// Nanoseconds in a millisecond, the unit most limits are written in.
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 /// Nanoseconds in a second.

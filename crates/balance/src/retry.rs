@@ -140,7 +140,7 @@ impl RetryPolicy {
 /// A setting that cannot be honoured; says which and what it may be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0}")]
-pub struct InvalidPolicy(&'static str);
+pub struct InvalidPolicy(pub(crate) &'static str);
 
 /// Pauses that grow, with full jitter: the i-th is a random part of `base · 2^(i−1)`, at most of `most`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -3,8 +3,8 @@
 use std::{sync::Arc, thread};
 
 use peerage_balance::{
-    Announced, Balancer, Flags, Generator, Lease, LeaveOut, Outcome, PeerKey, PickErrorKind, Policy,
-    Settings, Weight, index_below,
+    Announced, Balancer, Flags, Generator, Lease, LeaveOut, Outcome, PeerKey, PickErrorKind, PickInput,
+    Policy, Settings, Weight, index_below,
 };
 use proptest::prelude::*;
 
@@ -25,7 +25,7 @@ fn balancer(n: usize, settings: Settings) -> Ids {
 }
 
 fn seeded(seed: u64) -> Settings {
-    Settings { seed: Some(seed), ..Settings::default() }
+    Settings { policy: Policy::RoundRobin, seed: Some(seed), ..Settings::default() }
 }
 
 fn random(seed: u64) -> Settings {
@@ -43,7 +43,7 @@ fn without(ids: &[&str]) -> LeaveOut {
 }
 
 fn pick(balancer: &Ids) -> String {
-    balancer.pick(&LeaveOut::default(), 0).expect("a peer").peer().clone()
+    balancer.pick(&PickInput::new(0)).expect("a peer").peer().clone()
 }
 
 fn counts(n: usize, picks: impl IntoIterator<Item = String>) -> Vec<u64> {
@@ -97,7 +97,8 @@ fn b_clients_with_different_seeds_have_their_own_order() {
 fn b_round_robin_with_one_peer_out_gives_it_nothing() {
     let balancer = balancer(3, seeded(3));
     let leave_out = without(&["peer-1"]);
-    let picks = (0..300).map(|_| balancer.pick(&leave_out, 0).unwrap().peer().clone());
+    let picks =
+        (0..300).map(|_| balancer.pick(&PickInput::new(0).without(&leave_out)).unwrap().peer().clone());
     let counts = counts(3, picks);
     assert_eq!(counts[1], 0);
     assert_eq!(counts[0] + counts[2], 300);
@@ -154,7 +155,7 @@ fn b_a_lease_counts_and_uncounts_at_every_step() {
     let balancer = balancer(1, seeded(1));
     let state = || Arc::clone(&balancer.set().members()[0]);
     let figures = || (state().state().pending(), state().state().awaiting());
-    let take = || balancer.pick(&LeaveOut::default(), 0).unwrap();
+    let take = || balancer.pick(&PickInput::new(0)).unwrap();
 
     let lease = take();
     assert_eq!(figures(), (1, 0), "begun");
@@ -169,10 +170,15 @@ fn b_a_lease_counts_and_uncounts_at_every_step() {
     assert_eq!(figures(), (0, 0), "dropped before the head");
 
     let mut lease = take();
-    assert_eq!(lease.head(Outcome::Success, 50), None, "a head of what was not sent");
+    assert_eq!(balancer.head(&mut lease, Outcome::Success, 50), None, "a head of what was not sent");
     lease.sent(100);
-    assert_eq!(lease.head(Outcome::Success, 350), Some(250));
-    assert_eq!(lease.head(Outcome::Success, 400), None, "a second head");
+    assert_eq!(figures(), (1, 0), "and nothing is awaited after it");
+    drop(lease);
+
+    let mut lease = take();
+    lease.sent(100);
+    assert_eq!(balancer.head(&mut lease, Outcome::Success, 350), Some(250));
+    assert_eq!(balancer.head(&mut lease, Outcome::Success, 400), None, "a second head");
     assert_eq!(figures(), (1, 0), "the body is still read");
     drop(lease);
     assert_eq!(figures(), (0, 0), "finished");
@@ -182,17 +188,17 @@ fn b_a_lease_counts_and_uncounts_at_every_step() {
 fn b_a_stall_is_seen_while_nobody_answers() {
     let balancer = balancer(1, seeded(1));
     let member = Arc::clone(&balancer.set().members()[0]);
-    let take = || balancer.pick(&LeaveOut::default(), 0).unwrap();
+    let take = || balancer.pick(&PickInput::new(0)).unwrap();
     assert_eq!(member.state().stalled_for(1_000), 0, "nobody waits");
     let (mut a, mut b) = (take(), take());
     a.sent(1_000);
     b.sent(1_500);
     assert_eq!(member.state().stalled_for(3_000), 2_000, "since the first was sent");
-    let _ = a.head(Outcome::Hard, 3_000);
+    let _ = balancer.head(&mut a, Outcome::Hard, 3_000);
     assert_eq!(member.state().stalled_for(3_000), 2_000, "a failure is no progress");
     let mut c = take();
     c.sent(3_500);
-    let _ = b.head(Outcome::Success, 4_000);
+    let _ = balancer.head(&mut b, Outcome::Success, 4_000);
     assert_eq!(member.state().stalled_for(5_000), 1_000, "since the last answer");
     drop(c);
     assert_eq!(member.state().stalled_for(9_000), 0);
@@ -201,28 +207,28 @@ fn b_a_stall_is_seen_while_nobody_answers() {
 #[test]
 fn b_the_limit_holds_and_says_so() {
     let balancer = balancer(2, Settings { limit: 2, ..seeded(1) });
-    let leases: Vec<_> = (0..4).map(|_| balancer.pick(&LeaveOut::default(), 0).unwrap()).collect();
-    let error = balancer.pick(&LeaveOut::default(), 0).unwrap_err();
+    let leases: Vec<_> = (0..4).map(|_| balancer.pick(&PickInput::new(0)).unwrap()).collect();
+    let error = balancer.pick(&PickInput::new(0)).unwrap_err();
     assert_eq!(error.kind(), PickErrorKind::Saturated);
     assert_eq!(
         error.to_string(),
         "every peer has as many calls as it may; peer-0 has its limit of 2 calls; peer-1 has its limit of 2 calls"
     );
     drop(leases);
-    assert!(balancer.pick(&LeaveOut::default(), 0).is_ok());
+    assert!(balancer.pick(&PickInput::new(0)).is_ok());
 }
 
 #[test]
 fn b_each_reason_of_an_empty_pick() {
     let balancer: Ids = Balancer::new(seeded(1));
-    let kind = |now| balancer.pick(&LeaveOut::default(), now).unwrap_err().kind();
+    let kind = |now| balancer.pick(&PickInput::new(now)).unwrap_err().kind();
     assert_eq!(kind(0), PickErrorKind::NotReady);
     balancer.update(0, []);
     assert_eq!(kind(0), PickErrorKind::NoPeers);
 
     balancer.update(0, [Announced { weight: Weight::new(0), ..announced("peer-0") }]);
     assert_eq!(kind(0), PickErrorKind::AllExcluded);
-    let error = balancer.pick(&LeaveOut::default(), 0).unwrap_err();
+    let error = balancer.pick(&PickInput::new(0)).unwrap_err();
     assert_eq!(error.to_string(), "every known peer is kept out; peer-0 wants no new work (weight 0)");
 
     balancer.update(0, ids(2).iter().map(|id| announced(id)));
@@ -230,17 +236,13 @@ fn b_each_reason_of_an_empty_pick() {
     balancer.throttle(&set.members()[0], 5_000_000_000, 0);
     balancer.throttle(&set.members()[1], 2_000_000_000, 0);
     assert_eq!(kind(0), PickErrorKind::AllThrottled { retry_after: std::time::Duration::from_secs(2) });
-    let error = balancer.pick(&LeaveOut::default(), 0).unwrap_err();
+    let error = balancer.pick(&PickInput::new(0)).unwrap_err();
     assert_eq!(
         error.to_string(),
         "every peer asked for a pause, the shortest 2s; peer-0 asked for a pause for another 5s; \
          peer-1 asked for a pause for another 2s"
     );
-    assert_eq!(
-        balancer.pick(&LeaveOut::default(), 2_000_000_000).unwrap().peer(),
-        "peer-1",
-        "its pause is over"
-    );
+    assert_eq!(balancer.pick(&PickInput::new(2_000_000_000)).unwrap().peer(), "peer-1", "its pause is over");
 
     balancer.quarantine(&set.members()[1], u64::MAX, 2_000_000_000);
     assert_eq!(kind(3_000_000_000), PickErrorKind::AllExcluded, "kept out for two reasons");
@@ -250,8 +252,8 @@ fn b_each_reason_of_an_empty_pick() {
 fn b_a_peer_that_was_tried_is_better_than_none() {
     let balancer = balancer(3, seeded(1));
     let leave_out = without(&["peer-0", "peer-1", "peer-2"]);
-    let first = balancer.pick(&leave_out, 0).unwrap();
-    let second = balancer.pick(&leave_out, 0).unwrap();
+    let first = balancer.pick(&PickInput::new(0).without(&leave_out)).unwrap();
+    let second = balancer.pick(&PickInput::new(0).without(&leave_out)).unwrap();
     assert_ne!(first.peer(), second.peer(), "the one with the fewest calls");
     assert!(!balancer.has_other(&leave_out, 0));
     assert!(balancer.has_other(&without(&["peer-0"]), 0));
@@ -272,7 +274,7 @@ fn b_the_share_of_a_peer_that_is_out_is_spread_over_all() {
     let balancer = balancer(4, seeded(3));
     balancer.throttle(&balancer.set().members()[2], 1_000_000_000, 20_000_000);
     let picks = |now: u64| {
-        let picks = (0..600).map(|_| balancer.pick(&LeaveOut::default(), now).unwrap().peer().clone());
+        let picks = (0..600).map(|_| balancer.pick(&PickInput::new(now)).unwrap().peer().clone());
         counts(4, picks.collect::<Vec<_>>())
     };
     assert_eq!(picks(20_000_000), [200, 200, 0, 200], "at once, and its neighbour gets no more than others");
@@ -291,11 +293,15 @@ fn b_the_share_of_a_peer_that_is_out_is_spread_over_all() {
 fn b_a_suspect_peer_that_cannot_be_reached_is_the_last_resort() {
     let balancer = balancer(2, seeded(1));
     let by_hand = |leave_out: &LeaveOut| {
-        balancer.pick_by(leave_out, 0, |peers| (!peers.is_empty()).then_some(0)).unwrap().peer().clone()
+        balancer
+            .pick_by(&PickInput::new(0).without(leave_out), |peers| (!peers.is_empty()).then_some(0))
+            .unwrap()
+            .peer()
+            .clone()
     };
     let unreachable = |id: &str| {
         let others = if id == "peer-0" { without(&["peer-1"]) } else { without(&["peer-0"]) };
-        let lease = balancer.pick(&others, 0).unwrap();
+        let lease = balancer.pick(&PickInput::new(0).without(&others)).unwrap();
         balancer.unreachable(lease.member(), 0);
     };
     unreachable("peer-0");
@@ -311,7 +317,7 @@ fn b_a_suspect_peer_that_cannot_be_reached_is_the_last_resort() {
     assert_eq!(counts(2, (0..4).map(|_| pick(&balancer))), [0, 4]);
     assert_eq!(by_hand(&LeaveOut::default()), "peer-1");
     assert!(balancer.has_other(&without(&["peer-1"]), 0));
-    let last_resort = balancer.pick(&without(&["peer-1"]), 0).unwrap();
+    let last_resort = balancer.pick(&PickInput::new(0).without(&without(&["peer-1"]))).unwrap();
     assert_eq!(last_resort.peer(), "peer-0", "better than one that was tried");
     assert_eq!(by_hand(&without(&["peer-1"])), "peer-0");
 
@@ -329,7 +335,7 @@ fn b_a_suspect_peer_that_cannot_be_reached_is_the_last_resort() {
 #[test]
 fn b_state_survives_a_short_absence_and_every_change() {
     let balancer = balancer(2, seeded(1));
-    let hold: Vec<Lease<_>> = (0..4).map(|_| balancer.pick(&LeaveOut::default(), 0).unwrap()).collect();
+    let hold: Vec<Lease<_>> = (0..4).map(|_| balancer.pick(&PickInput::new(0)).unwrap()).collect();
 
     let changes = balancer.update(0, [Announced { weight: Weight::new(9), ..announced("peer-1") }]);
     assert_eq!(changes.left.iter().map(|member| member.peer().as_str()).collect::<Vec<_>>(), ["peer-0"]);
@@ -380,7 +386,7 @@ fn b_a_chooser_of_the_caller_sees_what_can_be_used() {
     let balancer = balancer(3, seeded(1));
     let seen = |leave_out: &LeaveOut, now| {
         let mut lists = Vec::new();
-        let lease = balancer.pick_by(leave_out, now, |peers| {
+        let lease = balancer.pick_by(&PickInput::new(now).without(leave_out), |peers| {
             lists.push(peers.join(" "));
             (!peers.is_empty()).then_some(0)
         });
@@ -409,15 +415,12 @@ fn b_a_chooser_of_the_caller_sees_what_can_be_used() {
     assert_eq!(seen(&LeaveOut::default(), 10_000_000), (Ok("peer-1".into()), vec!["peer-1 peer-2".into()]));
     assert_eq!(seen(&LeaveOut::default(), 30_000_000), (Ok("peer-0".into()), vec![all]));
 
-    let none = balancer.pick_by(&LeaveOut::default(), 0, |_| None).unwrap_err();
+    let none = balancer.pick_by(&PickInput::new(0), |_| None).unwrap_err();
     assert_eq!(none.kind(), PickErrorKind::NoneChosen);
-    let beyond = balancer.pick_by(&LeaveOut::default(), 40_000_000, |peers| Some(peers.len())).unwrap_err();
+    let beyond = balancer.pick_by(&PickInput::new(40_000_000), |peers| Some(peers.len())).unwrap_err();
     assert_eq!(beyond.kind(), PickErrorKind::NoneChosen);
     let empty: Ids = Balancer::new(seeded(1));
-    assert_eq!(
-        empty.pick_by(&LeaveOut::default(), 0, |_| Some(0)).unwrap_err().kind(),
-        PickErrorKind::NotReady
-    );
+    assert_eq!(empty.pick_by(&PickInput::new(0), |_| Some(0)).unwrap_err().kind(), PickErrorKind::NotReady);
     assert!(balancer.set().members().iter().all(|member| member.state().pending() == 0));
 }
 
@@ -425,16 +428,16 @@ fn b_a_chooser_of_the_caller_sees_what_can_be_used() {
 fn b_picks_and_completions_do_not_allocate() {
     for settings in [seeded(1), random(1)] {
         for n in [1, 3, 1_024] {
-            let balancer = balancer(n, settings);
+            let balancer = balancer(n, settings.clone());
             let leave_out = if n > 1 { without(&["peer-0"]) } else { LeaveOut::default() };
             let call = || {
                 for _ in 0..100 {
-                    let mut lease = balancer.pick(&leave_out, 0).unwrap();
+                    let mut lease = balancer.pick(&PickInput::new(0).without(&leave_out)).unwrap();
                     lease.sent(1);
-                    let _ = lease.head(Outcome::Success, 2);
+                    let _ = balancer.head(&mut lease, Outcome::Success, 2);
                 }
                 for _ in 0..100 {
-                    drop(balancer.pick_by(&LeaveOut::default(), 0, |peers| Some(peers.len() - 1)).unwrap());
+                    drop(balancer.pick_by(&PickInput::new(0), |peers| Some(peers.len() - 1)).unwrap());
                 }
             };
             call(); // the first load in a thread registers it
@@ -455,10 +458,10 @@ fn b_counters_return_to_zero_after_random_leases() {
                 for now in 0..20_000 {
                     let z = random.next_u64();
                     match z % 5 {
-                        0 | 1 => held.extend(balancer.pick(&LeaveOut::default(), now).ok()),
+                        0 | 1 => held.extend(balancer.pick(&PickInput::new(now)).ok()),
                         2 => held.iter_mut().for_each(|lease: &mut Lease<_>| lease.sent(now)),
                         3 => held.iter_mut().for_each(|lease| {
-                            let _ = lease.head(Outcome::Success, now);
+                            let _ = balancer.head(lease, Outcome::Success, now);
                         }),
                         _ => held.truncate(index_below(z, held.len())),
                     }
@@ -493,7 +496,7 @@ proptest! {
         let set = balancer.set();
         let usable = set.members().iter().filter(|m| open(m) && !leave_out.contains(m.key())).count();
         for _ in 0..20 {
-            match balancer.pick(&leave_out, 5) {
+            match balancer.pick(&PickInput::new(5).without(&leave_out)) {
                 Ok(lease) => {
                     prop_assert!(open(lease.member()));
                     prop_assert!(usable == 0 || !leave_out.contains(lease.member().key()));

@@ -96,7 +96,7 @@ impl ClientBuilder {
             service,
             source: Source::Default,
             choice: None,
-            policy: Policy::default(),
+            policy: Policy::RoundRobin,
             dialer: None,
             auth: Way::None,
             conflict: None,
@@ -348,7 +348,14 @@ impl ClientBuilder {
         let (dialer, auth) =
             dialer_and_auth(self.dialer, self.auth, self.connect_timeout, retry.per_try_limit())?;
         let (discovery, owns_discovery) = open(self.source, &service)?;
-        let balance = BalanceSettings { policy: self.policy, seed: self.seed, ..BalanceSettings::default() };
+        // Ejection needs probes, which calls of this client are not yet.
+        let balance = BalanceSettings {
+            policy: self.policy,
+            seed: self.seed,
+            health: None,
+            warmup: None,
+            ..BalanceSettings::default()
+        };
         let settings = Settings {
             choice: self.choice.map_or(Choice::Policy, Choice::Picker),
             auth,

@@ -521,7 +521,7 @@ impl<'c> Call<'c> {
         let members = &self.shared.members;
         let outcome = Outcome::of_status(status.as_u16(), retry_after.is_some());
         let time = members.at(now);
-        lease.head(outcome, time);
+        members.balancer().head(lease, outcome, time);
         members.answered(lease.member(), time);
         if let Some(pause) = retry_after {
             let pause = pause.min(LONGEST_THROTTLE).as_nanos();
@@ -544,7 +544,7 @@ impl<'c> Call<'c> {
         let members = &self.shared.members;
         let time = members.at(now);
         let outcome = error.outcome().unwrap_or(Outcome::Cancelled);
-        lease.head(outcome, time);
+        members.balancer().head(lease, outcome, time);
         match error.kind {
             FailureKind::Connect | FailureKind::ConnectTimeout | FailureKind::Tls | FailureKind::Timeout => {
                 members.unreachable(lease.member(), time);
@@ -574,7 +574,7 @@ impl<'c> Call<'c> {
         let is_blamed = deadline::is_blamed(nanos(elapsed), per_try, 0, self.limit.map(nanos));
         let outcome = if is_blamed { Outcome::Hard } else { Outcome::Cancelled };
         let time = members.at(now);
-        lease.head(outcome, time);
+        members.balancer().head(lease, outcome, time);
         if is_blamed {
             members.unreachable(lease.member(), time);
         }

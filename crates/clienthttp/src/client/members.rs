@@ -8,7 +8,9 @@ use std::{
     },
 };
 
-use peerage_balance::{Announced, Balancer, Flags, LeaveOut, PeerKey, PickError, Weight};
+use peerage_balance::{
+    Announced, Balancer, Flags, LeaveOut, PeerKey, PickError, PickInput, Weight, key_hash,
+};
 use peerage_discovery::{Discovery, Peer, PeerState, Report, Snapshot, escape};
 use tokio::{
     sync::{Notify, futures::Notified},
@@ -208,12 +210,12 @@ impl Members {
         cx: &PickContext<'_>,
         now: Instant,
     ) -> Result<Lease, NotPicked> {
-        let now = self.at(now);
+        let input = PickInput::new(self.at(now)).without(tried);
         match choice {
-            Choice::Policy => self.balancer.pick(tried, now),
-            Choice::Picker(picker) => self.balancer.pick_by(tried, now, |peers| {
-                picker.pick(peers, cx).and_then(|chosen| place_of(peers, chosen))
-            }),
+            Choice::Policy => self.balancer.pick(&input.key(cx.key.map(|key| key_hash(key.as_bytes())))),
+            Choice::Picker(picker) => self
+                .balancer
+                .pick_by(&input, |peers| picker.pick(peers, cx).and_then(|chosen| place_of(peers, chosen))),
         }
     }
 

@@ -1,0 +1,262 @@
+//! Sticky by key: calls of one key go to one peer, and few keys move when peers do (B-2.6).
+
+use crate::{hash64, mix, unit};
+
+const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+/// Slots of a Maglev table, a prime.
+const SLOTS: u64 = 65_537;
+/// From so many peers on a table is used instead of a score per peer.
+pub(crate) const MOST_SCORED: usize = 256;
+/// Places of the table that are tried after the first.
+const FURTHER: u64 = 16;
+/// The best of a scan that are kept.
+pub(crate) const KEPT: usize = 4;
+
+/// The hash of a call's key, which a pick is given.
+#[must_use]
+pub fn key_hash(key: &[u8]) -> u64 {
+    hash64(key)
+}
+
+/// How well a key and a peer fit, by [`key_hash`] and [`hash64`] of the peer's identity: the peer with
+/// the highest score is preferred, of equal ones the one with the lower hash.
+#[must_use]
+pub const fn score(key: u64, peer: u64) -> u64 {
+    mix(key ^ peer.wrapping_mul(SPREAD))
+}
+
+/// The same for peers of unequal weight.
+#[must_use]
+pub fn weighted_score(key: u64, peer: u64, weight: u16) -> f64 {
+    -f64::from(weight) / unit(score(key, peer)).ln()
+}
+
+/// The most calls that a peer may have pending to take another: `bound` times its share of all.
+#[must_use]
+pub fn fair_share(bound: f64, pending: u64, weight: u16, whole: u64) -> u64 {
+    // A count of calls: below 2⁵².
+    (bound * (pending + 1) as f64 * f64::from(weight) / whole.max(1) as f64).ceil() as u64
+}
+
+/// The best four of a scan.
+#[derive(Debug)]
+pub(crate) struct Best {
+    /// Score, hash and index, best first.
+    kept: [(u64, u64, usize); KEPT],
+    count: usize,
+}
+
+impl Best {
+    pub(crate) const fn new() -> Self {
+        Self { kept: [(0, 0, 0); KEPT], count: 0 }
+    }
+
+    #[inline]
+    pub(crate) fn offer(&mut self, score: u64, hash: u64, index: usize) {
+        let is_worse = |last: &(u64, u64, usize)| score < last.0 || (score == last.0 && hash >= last.1);
+        if self.count < KEPT || !self.kept.last().is_some_and(is_worse) {
+            self.insert(score, hash, index);
+        }
+    }
+
+    fn insert(&mut self, score: u64, hash: u64, index: usize) {
+        let better = |other: &(u64, u64, usize)| other.0 > score || (other.0 == score && other.1 < hash);
+        let place = self.kept.iter().take(self.count).take_while(|other| better(other)).count();
+        if let Some(tail) = self.kept.get_mut(place..) {
+            tail.rotate_right(1);
+            if let Some(first) = tail.first_mut() {
+                *first = (score, hash, index);
+            }
+        }
+        self.count = (self.count + 1).min(KEPT);
+    }
+
+    pub(crate) fn indexes(&self) -> impl Iterator<Item = usize> + '_ {
+        self.kept.iter().take(self.count).map(|(_, _, index)| *index)
+    }
+}
+
+/// A table that knows the peer of a key at once, for many peers. Every process builds the same.
+#[derive(Clone, Debug)]
+pub struct Maglev {
+    table: Box<[u32]>,
+    /// Hash and weight of each peer the table was made for.
+    of: Box<[(u64, u16)]>,
+}
+
+impl Maglev {
+    /// The table for peers with these hashes and weights, none of them 0. Takes about a millisecond.
+    #[must_use]
+    pub fn new(of: Box<[(u64, u16)]>) -> Self {
+        const FREE: u32 = u32::MAX;
+        let mut table = vec![FREE; SLOTS as usize].into_boxed_slice();
+        let least = f64::from(of.iter().map(|(_, weight)| *weight).min().unwrap_or(1).max(1));
+        // Each goes through the slots in an order of its own.
+        let mut peers: Vec<_> = of
+            .iter()
+            .map(|(hash, weight)| {
+                let step = mix(*hash) % (SLOTS - 1) + 1;
+                (hash % SLOTS, step, f64::from(*weight) / least, 0.0)
+            })
+            .collect();
+        let mut free = if peers.is_empty() { 0 } else { SLOTS };
+        while free > 0 {
+            for (index, (place, step, turns, credit)) in (0..).zip(&mut peers) {
+                *credit += *turns;
+                while *credit >= 1.0 && free > 0 {
+                    *credit -= 1.0;
+                    // A free one is met: the step is prime to the number of slots.
+                    while table.get(*place as usize).is_some_and(|slot| *slot != FREE) {
+                        *place = (*place + *step) % SLOTS;
+                    }
+                    if let Some(slot) = table.get_mut(*place as usize) {
+                        *slot = index;
+                    }
+                    free -= 1;
+                }
+            }
+        }
+        Self { table, of }
+    }
+
+    /// Whether the table is for these peers.
+    pub(crate) fn is_for(&self, of: &[(u64, u16)]) -> bool {
+        *self.of == *of
+    }
+
+    /// The peers for a key: the one that has it, then up to 16 others to fall back on.
+    pub fn indexes(&self, key: u64) -> impl Iterator<Item = usize> + '_ {
+        let further = (1..=FURTHER).map(move |j| mix(key.wrapping_add(j)));
+        let at = |key: u64| self.table.get((key % SLOTS) as usize).map(|index| *index as usize);
+        std::iter::once(key).chain(further).filter_map(at)
+    }
+
+    /// The table: the index of the peer for each slot.
+    #[must_use]
+    pub fn table(&self) -> &[u32] {
+        &self.table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hashes(n: usize) -> Vec<u64> {
+        (0..n).map(|i| hash64(format!("node-{i}").as_bytes())).collect()
+    }
+
+    fn letters() -> [u64; 5] {
+        ["node-a", "node-b", "node-c", "node-d", "node-e"].map(|id| hash64(id.as_bytes()))
+    }
+
+    fn winner(key: u64, peers: &[(u64, u16)]) -> usize {
+        let scores = peers.iter().map(|(hash, weight)| weighted_score(key, *hash, *weight));
+        scores.enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0
+    }
+
+    fn equal(hashes: &[u64]) -> Box<[(u64, u16)]> {
+        hashes.iter().map(|hash| (*hash, 1)).collect()
+    }
+
+    #[test]
+    fn b_2_6_preferences_by_their_vectors() {
+        let peers = letters();
+        for (key, hash, order, best) in [
+            ("alice", 0x73A3_EA48_5F2E_6049, "aecdb", 0xC284_1B22_1D2B_FED7),
+            ("bob", 0x9287_8A3B_42BA_D03B, "cadbe", 0xF278_731C_8596_511F),
+            ("repo/42", 0x1D66_47BD_9231_59FA, "cdeba", 0xAB95_AD7B_65AF_1B87),
+            ("", 0xEF46_DB37_51D8_E999, "bdeca", 0xB605_9FA4_9244_E315_u64),
+        ] {
+            assert_eq!(key_hash(key.as_bytes()), hash);
+            let mut scored: Vec<_> =
+                peers.iter().zip("abcde".chars()).map(|(peer, name)| (score(hash, *peer), name)).collect();
+            scored.sort_unstable_by(|a, b| b.cmp(a));
+            assert_eq!(scored[0].0, best, "{key}");
+            assert_eq!(scored.iter().map(|(_, name)| *name).collect::<String>(), order, "{key}");
+            let mut kept = Best::new();
+            for (index, peer) in peers.iter().enumerate() {
+                kept.offer(score(hash, *peer), *peer, index);
+            }
+            let kept: String = kept.indexes().map(|index| ["a", "b", "c", "d", "e"][index]).collect();
+            assert_eq!(kept, order[..KEPT], "{key}");
+        }
+    }
+
+    #[test]
+    fn b_2_6_counts_by_their_vectors() {
+        let keys: Vec<_> = (0..100_000).map(|i| key_hash(format!("key-{i}").as_bytes())).collect();
+        let count = |peers: &[(u64, u16)]| {
+            let mut counts = vec![0; peers.len()];
+            keys.iter().for_each(|key| counts[winner(*key, peers)] += 1);
+            counts
+        };
+        let [a, b, c, ..] = letters();
+        assert_eq!(count(&equal(&letters())), [20_122, 19_886, 20_214, 19_900, 19_878]);
+        assert_eq!(count(&[(a, 1), (b, 2), (c, 4)]), [14_303, 28_390, 57_307]);
+        let ten = count(&equal(&hashes(10)));
+        assert!(ten.iter().max().unwrap() * 10 <= 105_000, "max/avg at most 1.05: {ten:?}");
+    }
+
+    #[test]
+    fn b_2_6_a_removal_moves_only_its_own_keys() {
+        let all = equal(&hashes(10));
+        let fewer: Vec<_> = all.iter().copied().filter(|peer| *peer != all[3]).collect();
+        for i in 0..10_000 {
+            let key = key_hash(format!("key-{i}").as_bytes());
+            let before = all[winner(key, &all)];
+            if before != all[3] {
+                assert_eq!(fewer[winner(key, &fewer)], before, "key-{i}");
+            }
+        }
+    }
+
+    #[test]
+    fn b_2_6_of_equal_scores_the_lower_hash_wins() {
+        let mut best = Best::new();
+        for (score, hash, index) in [(10, 9, 0), (20, 7, 1), (20, 3, 2), (5, 1, 3), (10, 2, 4), (30, 5, 5)] {
+            best.offer(score, hash, index);
+        }
+        assert_eq!(best.indexes().collect::<Vec<_>>(), [5, 2, 1, 4]);
+    }
+
+    #[test]
+    fn b_2_6_the_bound_is_the_fair_share_and_a_half() {
+        assert_eq!(fair_share(1.5, 0, 1, 10), 1, "the first call goes anywhere");
+        assert_eq!(fair_share(1.5, 9, 1, 10), 2);
+        assert_eq!(fair_share(1.5, 99, 1, 10), 15);
+        assert_eq!(fair_share(1.5, 99, 4, 10), 60);
+        assert_eq!(fair_share(1.25, 99, 1, 10), 13);
+    }
+
+    #[test]
+    fn b_2_6_maglev_by_its_vector() {
+        let maglev = Maglev::new(equal(&letters()));
+        assert_eq!(maglev.table()[..12], [4, 0, 3, 2, 2, 1, 0, 2, 3, 3, 3, 0]);
+        assert_eq!(Maglev::new(Box::default()).indexes(7).next(), Some(u32::MAX as usize), "nobody");
+    }
+
+    #[test]
+    fn b_2_6_maglev_shares_and_removals() {
+        for (n, most) in [(300, 0.0125), (1_000, 0.0069)] {
+            let hashes = hashes(n);
+            let all = Maglev::new(equal(&hashes));
+            let mut counts = vec![0_u32; n];
+            all.table().iter().for_each(|index| counts[*index as usize] += 1);
+            let fair = SLOTS as f64 / n as f64;
+            for count in counts {
+                assert!((f64::from(count) / fair - 1.0).abs() < 0.02, "{count} of {fair}");
+            }
+            let fewer = Maglev::new(equal(&hashes[1..]));
+            let changed =
+                all.table().iter().zip(fewer.table()).filter(|(a, b)| **a != 0 && **a != **b + 1).count();
+            let share = changed as f64 / SLOTS as f64;
+            assert!(share <= most + 0.001, "{share} of the slots of others changed at n = {n}");
+        }
+        let weighted = Maglev::new([(hashes(3)[0], 1), (hashes(3)[1], 2), (hashes(3)[2], 4)].into());
+        let shares = [0, 1, 2].map(|i| weighted.table().iter().filter(|index| **index == i).count());
+        for (share, part) in shares.into_iter().zip([1.0, 2.0, 4.0]) {
+            assert!((share as f64 / (SLOTS as f64 * part / 7.0) - 1.0).abs() < 0.02, "{shares:?}");
+        }
+    }
+}
