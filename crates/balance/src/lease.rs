@@ -18,6 +18,8 @@ pub struct Lease<P, C = ()> {
     /// When the call was sent, while it has no head.
     awaiting_since: Option<u64>,
     is_reported: bool,
+    is_probe: bool,
+    /// The permit, until the probe has an outcome.
     probe: Option<Probe>,
 }
 
@@ -36,6 +38,7 @@ impl<P, C> Lease<P, C> {
             member: Arc::clone(member),
             awaiting_since: None,
             is_reported: false,
+            is_probe: false,
             probe: None,
         })
     }
@@ -50,6 +53,7 @@ impl<P, C> Lease<P, C> {
             probe.give_back(&member.state);
             return None;
         };
+        lease.is_probe = true;
         lease.probe = Some(probe);
         Some(lease)
     }
@@ -67,7 +71,7 @@ impl<P, C> Lease<P, C> {
     /// Whether this call finds out if an ejected peer works again (B-3.3). If it fails, the call goes on
     /// elsewhere and no budget pays for that.
     pub const fn is_probe(&self) -> bool {
-        self.probe.is_some()
+        self.is_probe
     }
 
     /// The connection is ready and the first byte goes out.
@@ -93,8 +97,8 @@ impl<P, C> Lease<P, C> {
     }
 
     /// Forgets the permit, because the outcome is known and its flags are set accordingly.
-    pub(crate) fn end_probe(&mut self) -> bool {
-        self.probe.take().is_some()
+    pub(crate) fn end_probe(&mut self) {
+        self.probe = None;
     }
 
     fn state(&self) -> &PeerState {

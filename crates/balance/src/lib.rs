@@ -37,6 +37,7 @@
 //! Section numbers in the docs ("B-4.2") are those of the balancing rules.
 
 mod balancer;
+mod budget;
 pub mod deadline;
 mod error;
 pub mod estimate;
@@ -44,8 +45,10 @@ mod explain;
 mod group;
 mod hash;
 mod health;
+mod hedge;
 mod lease;
 mod limit;
+mod membership;
 mod notice;
 pub mod outcome;
 mod peer;
@@ -65,12 +68,15 @@ mod window;
 mod zone;
 
 pub use balancer::{Balancer, Changes, Policy, Settings, StickyBound};
+pub use budget::{Budget, BudgetPolicy};
 pub use error::{PickError, PickErrorKind};
 pub use explain::{Candidate, Explained, Explanation, How};
 pub use hash::hash64;
 pub use health::{Health, Panic, Rule, ejection_time};
+pub use hedge::Hedging;
 pub use lease::Lease;
 pub use limit::AdaptiveLimit;
+pub use membership::{Delta, Membership, Source, Standing, Step};
 pub use notice::{Counters, Notice, What};
 pub use outcome::Outcome;
 pub use peer::{Announced, LeaveOut, Member, PeerKey, Weight};

@@ -37,6 +37,11 @@ impl Adaptive {
 ///
 /// It compares the time of calls with that of a peer that has little to do. To know the latter, it halves
 /// the limit for a moment every 50 windows.
+///
+/// # Deviation
+///
+/// A peer that is not at its limit is known without that, so then the probe leaves room for twice what is
+/// in flight. Halving it would turn calls away at half of the load that the peer can take.
 #[derive(Clone, Debug)]
 pub struct AdaptiveLimit {
     limit: f64,
@@ -49,6 +54,7 @@ pub struct AdaptiveLimit {
     /// Windows closed so far.
     windows: u32,
     probing: bool,
+    probe_limit: f64,
     first: Option<f64>,
     probes: [f64; PROBES],
     probe_count: usize,
@@ -65,6 +71,7 @@ impl Default for AdaptiveLimit {
             has_shrunk: false,
             windows: 0,
             probing: false,
+            probe_limit: LEAST,
             first: None,
             probes: [f64::INFINITY; PROBES],
             probe_count: 0,
@@ -77,7 +84,7 @@ impl AdaptiveLimit {
     #[must_use]
     pub fn limit(&self) -> u32 {
         // At most 1,000.
-        if self.probing { (self.limit / 2.0).max(LEAST) as u32 } else { self.limit as u32 }
+        if self.probing { self.limit.min(self.probe_limit) as u32 } else { self.limit as u32 }
     }
 
     /// Takes a call into account that ended with `outcome` after `took`, while `in_flight` were running.
@@ -121,6 +128,10 @@ impl AdaptiveLimit {
         }
         self.windows += 1;
         self.probing = self.windows % PROBE_EVERY == PROBE_EVERY - 1;
+        // A peer that has less to do than it may is seen idle as it is: nobody is turned away for that.
+        let spare = f64::from(self.most_in_flight) + 1.0 < self.limit;
+        let in_use = if spare { 2.0 * f64::from(self.most_in_flight) } else { 0.0 };
+        self.probe_limit = (self.limit / 2.0).max(LEAST).max(in_use);
         self.began = Some(now);
         (self.samples, self.sum, self.most_in_flight, self.has_shrunk) = (0, 0.0, 0, false);
     }

@@ -1,8 +1,8 @@
 //! One call's retry loop as a state machine (B-5.1).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use crate::{MILLISECOND, deadline, repeat::StatusRule, unit};
+use crate::{Budget, MILLISECOND, deadline, repeat::StatusRule, unit};
 
 /// When a call is sent again. Every setting is checked when it is made.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -218,6 +218,8 @@ pub struct Situation {
     pub replayable: bool,
     /// How long the best peer is expected to take; 0 if unknown.
     pub estimate: u64,
+    /// Whether the attempt was a probe of an ejected peer: no budget pays for what follows (B-3.3).
+    pub was_probe: bool,
 }
 
 /// What to do next.
@@ -234,7 +236,8 @@ pub enum Action {
         leave_out: bool,
         /// Not on a connection that was used before.
         fresh: bool,
-        /// It is load that the peers see again, so a budget of resends pays for it.
+        /// It is load that the peers see again, so a budget of resends pays for it: it has, if the call
+        /// has one.
         needs_budget: bool,
     },
 }
@@ -257,6 +260,8 @@ pub enum StopReason {
     RetryAfterTooLong,
     /// Somebody further down has repeated it already.
     ToldNotTo,
+    /// Too many calls were sent again lately.
+    BudgetUsedUp,
 }
 
 /// One call's retry loop: told how each attempt ended, it says what to do.
@@ -273,6 +278,7 @@ pub struct RetryState {
     pauses: u32,
     went_stale: bool,
     sent_elsewhere: bool,
+    budget: Option<Arc<Budget>>,
 }
 
 impl RetryState {
@@ -293,7 +299,16 @@ impl RetryState {
             pauses: 0,
             went_stale: false,
             sent_elsewhere: false,
+            budget: None,
         }
+    }
+
+    /// The call pays into the budget of its service now, and its resends draw from it (B-5.3).
+    #[must_use]
+    pub fn with_budget(mut self, budget: Arc<Budget>, now: u64) -> Self {
+        budget.deposit(now);
+        self.budget = Some(budget);
+        self
     }
 
     /// Begins an attempt and returns its number, which the request carries if it is above 1.
@@ -317,7 +332,7 @@ impl RetryState {
 
     /// Decides what follows an attempt that ended with `event`; `z` is a random number for the pause.
     pub fn ended(&mut self, event: Event, situation: &Situation, z: u64) -> Action {
-        match event {
+        let action = match event {
             Event::NotSent => self.not_sent(situation, z),
             Event::Stale => self.stale(situation, z),
             Event::Ambiguous => {
@@ -328,6 +343,21 @@ impl RetryState {
                 self.sends += 1;
                 self.answered(status, retry_after, no_retry, situation, z)
             }
+        };
+        self.pay(action, situation)
+    }
+
+    /// Last, so that nothing is drawn for a resend that is not made.
+    fn pay(&self, action: Action, situation: &Situation) -> Action {
+        match action {
+            Action::Again { pause, leave_out, fresh, needs_budget: true } if situation.was_probe => {
+                Action::Again { pause, leave_out, fresh, needs_budget: false }
+            }
+            Action::Again { needs_budget: true, .. } => match &self.budget {
+                Some(budget) if !budget.withdraw(situation.now) => Action::Return(StopReason::BudgetUsedUp),
+                _ => action,
+            },
+            _ => action,
         }
     }
 

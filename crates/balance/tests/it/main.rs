@@ -1,5 +1,11 @@
 //! The public face of the balancer.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic and show figures")]
 
+mod health;
+mod load;
+mod membership;
+mod model;
 mod pick;
 mod retry;
+mod slow;
+mod speed;

@@ -426,15 +426,26 @@ fn b_a_chooser_of_the_caller_sees_what_can_be_used() {
 
 #[test]
 fn b_picks_and_completions_do_not_allocate() {
-    for settings in [seeded(1), random(1)] {
+    let policies = [
+        Policy::RoundRobin,
+        Policy::WeightedRoundRobin,
+        Policy::Random,
+        Policy::LeastLoaded,
+        Policy::PeakEwma,
+        Policy::Sticky,
+    ];
+    for settings in policies.map(|policy| Settings { policy, adaptive_limit: true, ..seeded(1) }) {
         for n in [1, 3, 1_024] {
             let balancer = balancer(n, settings.clone());
             let leave_out = if n > 1 { without(&["peer-0"]) } else { LeaveOut::default() };
             let call = || {
                 for _ in 0..100 {
-                    let mut lease = balancer.pick(&PickInput::new(0).without(&leave_out)).unwrap();
-                    lease.sent(1);
-                    let _ = balancer.head(&mut lease, Outcome::Success, 2);
+                    for outcome in [Outcome::Success, Outcome::Soft, Outcome::Success, Outcome::Cancelled] {
+                        let input = PickInput::new(0).without(&leave_out).key(Some(7)).repeatable(true);
+                        let mut lease = balancer.pick(&input).unwrap();
+                        lease.sent(1);
+                        balancer.head(&mut lease, outcome, 2);
+                    }
                 }
                 for _ in 0..100 {
                     drop(balancer.pick_by(&PickInput::new(0), |peers| Some(peers.len() - 1)).unwrap());
@@ -447,33 +458,75 @@ fn b_picks_and_completions_do_not_allocate() {
 }
 
 #[test]
-fn b_counters_return_to_zero_after_random_leases() {
-    let balancer = Arc::new(balancer(5, Settings { limit: 3, ..random(1) }));
-    let threads: Vec<_> = (0..16)
-        .map(|thread| {
-            let balancer = Arc::clone(&balancer);
-            thread::spawn(move || {
-                let random = Generator::seeded(thread);
-                let mut held = Vec::new();
-                for now in 0..20_000 {
-                    let z = random.next_u64();
-                    match z % 5 {
-                        0 | 1 => held.extend(balancer.pick(&PickInput::new(now)).ok()),
-                        2 => held.iter_mut().for_each(|lease: &mut Lease<_>| lease.sent(now)),
-                        3 => held.iter_mut().for_each(|lease| {
-                            let _ = balancer.head(lease, Outcome::Success, now);
-                        }),
-                        _ => held.truncate(index_below(z, held.len())),
+fn b_10_2_counters_return_to_zero_after_random_leases() {
+    const OUTCOMES: [Outcome; 6] =
+        [Outcome::Success, Outcome::Hard, Outcome::Dial, Outcome::Soft, Outcome::Ignored, Outcome::Cancelled];
+    let operations = if cfg!(debug_assertions) { 20_000 } else { 1_000_000 };
+    for policy in [Policy::Random, Policy::PeakEwma, Policy::RoundRobin] {
+        let settings = Settings { limit: 3, policy, ..seeded(1) };
+        let balancer = Arc::new(balancer(5, settings));
+        let threads: Vec<_> = (0..16)
+            .map(|thread| {
+                let balancer = Arc::clone(&balancer);
+                thread::spawn(move || {
+                    let random = Generator::seeded(thread);
+                    let mut held = Vec::new();
+                    for now in 0..operations {
+                        let now = now * 1_000_000;
+                        let z = random.next_u64();
+                        let outcome = OUTCOMES[index_below(z << 8, 6)];
+                        match z % 6 {
+                            0 | 1 => {
+                                let input = PickInput::new(now).repeatable(z & 64 == 0);
+                                held.extend(balancer.pick(&input).ok());
+                            }
+                            2 => held.iter_mut().for_each(|lease: &mut Lease<_>| lease.sent(now)),
+                            3 => held.iter_mut().for_each(|lease| {
+                                balancer.head(lease, outcome, now);
+                            }),
+                            4 => held.extend(balancer.dial_probe(now)),
+                            _ => held.truncate(index_below(z, held.len())),
+                        }
+                        let set = balancer.set();
+                        let pending = set.members().iter().map(|m| m.state().pending()).max();
+                        assert!(pending <= Some(3 + 16), "the limit, and at most one try a thread above it");
+                        let flags = |m: &Arc<peerage_balance::Member<String>>| m.state().flags(now);
+                        let out = set.members().iter().filter(|m| flags(m).contains(Flags::EJECTED)).count();
+                        assert!(out <= 2, "{out} of 5 out");
                     }
-                    let pending = balancer.set().members().iter().map(|m| m.state().pending()).max();
-                    assert!(pending <= Some(3 + 16), "the limit, and at most one try a thread above it");
-                }
+                })
             })
-        })
-        .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
-    for member in balancer.set().members() {
-        assert_eq!((member.state().pending(), member.state().awaiting()), (0, 0));
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for member in balancer.set().members() {
+            assert_eq!((member.state().pending(), member.state().awaiting()), (0, 0));
+            assert!(!member.state().flags(u64::MAX).contains(Flags::PROBING), "no permit is lost");
+        }
+        assert!(
+            balancer.counters().ejections > 0 && balancer.counters().probes > 0,
+            "{:?}",
+            balancer.counters()
+        );
+    }
+}
+
+#[test]
+fn b_3_3_of_many_threads_one_gets_the_permit() {
+    for round in 0..50 {
+        let balancer = Arc::new(balancer(3, seeded(round)));
+        for _ in 0..2 {
+            let mut lease =
+                balancer.pick(&PickInput::new(0).without(&without(&["peer-1", "peer-2"]))).unwrap();
+            balancer.head(&mut lease, Outcome::Dial, 0);
+        }
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                let balancer = Arc::clone(&balancer);
+                thread::spawn(move || balancer.pick(&PickInput::new(2_000_000_000).repeatable(true)).unwrap())
+            })
+            .collect();
+        let leases: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(leases.iter().filter(|lease| lease.is_probe()).count(), 1);
     }
 }
 

@@ -9,7 +9,8 @@ const MS: u64 = 1_000_000;
 /// A random number that makes every pause half of its limit.
 const HALF: u64 = 1 << 63;
 
-const CALM: Situation = Situation { now: 0, deadline: None, other_peer: true, replayable: true, estimate: 0 };
+const CALM: Situation =
+    Situation { now: 0, deadline: None, other_peer: true, replayable: true, estimate: 0, was_probe: false };
 
 fn answered(status: u16) -> Event {
     Event::Answered { status, retry_after: None, no_retry: false }
@@ -254,7 +255,7 @@ proptest! {
                 Event::NotSent => not_sent += 1,
                 _ => sent += 1,
             }
-            let situation = Situation { now, deadline: Some(deadline), other_peer, replayable: true, estimate: 0 };
+            let situation = Situation { now, deadline: Some(deadline), other_peer, ..CALM };
             match state.ended(event, &situation, z) {
                 Action::Again { pause, .. } => {
                     now += pause;

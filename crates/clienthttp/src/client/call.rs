@@ -282,6 +282,7 @@ impl<'c> Call<'c> {
             };
 
             tried.add(lease.member().key());
+            let was_probe = lease.is_probe();
             if let Some(response) = answer {
                 answered = Some((response, lease));
             } else {
@@ -294,6 +295,7 @@ impl<'c> Call<'c> {
                 other_peer: members.balancer().has_other(&tried, members.at(now)),
                 replayable: body.is_whole(),
                 estimate: 0,
+                was_probe,
             };
             match retry.ended(event, &situation, members.balancer().random().next_u64()) {
                 Action::Again { pause, leave_out, fresh: asked, .. } => {
