@@ -152,6 +152,8 @@ pub struct Balancer<P, C = ()> {
     /// When an ejected peer may be probed; [`u64::MAX`] for never.
     pub(crate) probe_due: Arc<AtomicU64>,
     pub(crate) board: Board,
+    /// Calls pending on all peers. Only a sticky policy needs it.
+    pub(crate) total: Option<Arc<AtomicU64>>,
     limit: u32,
     adaptive_limit: bool,
     announced: AtomicBool,
@@ -186,6 +188,7 @@ impl<P: Clone, C> Balancer<P, C> {
             sticky_bound: sticky_bound.0,
             probe_due: Arc::new(AtomicU64::new(u64::MAX)),
             board: Board::default(),
+            total: (policy == Policy::Sticky).then(Arc::default),
             limit: limit.max(1),
             adaptive_limit,
             announced: AtomicBool::new(false),
@@ -232,7 +235,7 @@ impl<P: Clone, C> Balancer<P, C> {
             if !state.set_flag(Flags::SUSPECT, suspect) && suspect {
                 self.board.post(now, Some(&peer.key), What::Suspect);
             }
-            let member = Arc::new(Member::new(peer, state));
+            let member = Arc::new(Member::new(peer, state, self.total.clone()));
             if let Some(Known { member: before, left_at: None }) = before
                 && has_moved
             {

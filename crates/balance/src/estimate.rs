@@ -56,9 +56,13 @@ pub fn project(e: f64, elapsed: u64) -> f64 {
 /// one as far as the old was forgotten.
 #[must_use]
 pub fn updated(e: f64, elapsed: u64, r: f64) -> f64 {
-    let d = project(e, elapsed);
-    let r = sane(r, FIRST);
-    sane(if r > d { r } else { d + r * (1.0 - decay(elapsed, TAU)) }, FIRST)
+    let k = decay(elapsed, TAU);
+    learned((e * k).max(LEAST), k, sane(r, FIRST))
+}
+
+/// The estimate after a time `r`, where it was `d` and `k` of what is older is left.
+fn learned(d: f64, k: f64, r: f64) -> f64 {
+    sane(if r > d { r } else { d + r * (1.0 - k) }, FIRST)
 }
 
 /// The success ratio `s` after `elapsed`: without news it goes back to 1.
@@ -154,15 +158,16 @@ impl Latency {
     pub(crate) fn sample(&self, outcome: Outcome, r: u64, now: u64) {
         let r = sane(r as f64, FIRST);
         self.0.update(now, |e, age| {
-            let e = f64::from(e.abs());
+            let k = decay(age, TAU);
+            let d = (f64::from(e.abs()) * k).max(LEAST);
             let r = match outcome {
                 Outcome::Success | Outcome::Ignored => r,
                 // It may raise the estimate, never lower it.
-                Outcome::Soft | Outcome::Hard | Outcome::Throttled => r.max(project(e, age)),
-                Outcome::Cancelled if r > project(e, age) => r,
+                Outcome::Soft | Outcome::Hard | Outcome::Throttled => r.max(d),
+                Outcome::Cancelled if r > d => r,
                 _ => return None,
             };
-            Some(updated(e, age, r) as f32)
+            Some(learned(d, k, r) as f32)
         });
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Alias, Member, Policy, mix,
-    sticky::{MOST_SCORED, Maglev},
+    sticky::{MOST_SCORED, Maglev, spread},
     weighted::turns,
 };
 
@@ -18,6 +18,8 @@ pub(crate) struct Group<P, C> {
     pub(crate) alias: Option<Alias>,
     pub(crate) whole_weight: u64,
     pub(crate) has_equal_weights: bool,
+    /// For a sticky policy: what of each member goes into its scores.
+    pub(crate) spreads: Box<[u64]>,
     /// For a sticky policy among many: the peers it knows, and whose a key is.
     pub(crate) sticky: Option<Sticky<P, C>>,
 }
@@ -50,6 +52,10 @@ impl<P, C> Group<P, C> {
         let draws_by_weight =
             matches!(policy, Policy::LeastLoaded | Policy::PeakEwma | Policy::Sticky) && !has_equal_weights;
         let alias = draws_by_weight.then(|| Alias::new(&weights));
+        let spreads = match policy {
+            Policy::Sticky => members.iter().map(|member| spread(member.hash)).collect(),
+            _ => Box::default(),
+        };
         let sticky = (policy == Policy::Sticky && members.len() > MOST_SCORED).then(|| {
             let of: Box<[_]> = known.iter().map(|member| (member.hash, member.weight.get())).collect();
             let kept =
@@ -57,7 +63,7 @@ impl<P, C> Group<P, C> {
             let maglev = kept.map_or_else(|| Arc::new(Maglev::new(of)), |kept| Arc::clone(&kept.maglev));
             Sticky { members: known.iter().map(|member| Arc::clone(member)).collect(), maglev }
         });
-        Self { members: members.into(), turns, alias, whole_weight, has_equal_weights, sticky }
+        Self { members: members.into(), turns, alias, whole_weight, has_equal_weights, spreads, sticky }
     }
 
     pub(crate) const fn len(&self) -> usize {

@@ -34,7 +34,13 @@ impl<P, C> Lease<P, C> {
     /// Counts a call on `member`, unless it has its limit of calls already.
     #[inline]
     pub(crate) fn begin(member: &Arc<Member<P, C>>) -> Option<Self> {
-        member.state.try_begin().then(|| Self {
+        if !member.state.try_begin() {
+            return None;
+        }
+        if let Some(total) = &member.total {
+            total.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(Self {
             member: Arc::clone(member),
             awaiting_since: None,
             is_reported: false,
@@ -124,5 +130,8 @@ impl<P, C> Drop for Lease<P, C> {
             probe.give_back(&self.member.state);
         }
         self.state().finish();
+        if let Some(total) = &self.member.total {
+            total.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::{PeerState, hash64};
@@ -135,14 +138,16 @@ pub struct Member<P, C = ()> {
     pub(crate) state: Arc<PeerState>,
     /// The state's count of moves when this address was announced.
     pub(crate) moves: u32,
+    /// Calls pending on all peers, if the policy asks for it.
+    pub(crate) total: Option<Arc<AtomicU64>>,
 }
 
 impl<P, C> Member<P, C> {
-    pub(crate) fn new(from: Announced<P, C>, state: Arc<PeerState>) -> Self {
+    pub(crate) fn new(from: Announced<P, C>, state: Arc<PeerState>, total: Option<Arc<AtomicU64>>) -> Self {
         let Announced { peer, key, address, weight, suspect: _, zone, region, last_seen: _, attached } = from;
         let hash = hash64(key.as_str().as_bytes());
         let moves = state.health.moves.load(Ordering::Acquire);
-        Self { peer, key, hash, address, weight, zone, region, attached, state, moves }
+        Self { peer, key, hash, address, weight, zone, region, attached, state, moves, total }
     }
 
     /// Whether the peer is still where this says it is.

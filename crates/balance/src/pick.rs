@@ -8,7 +8,7 @@ use crate::{
     explain::{How, Trace},
     group::Group,
     index_below, mix,
-    sticky::{Best, fair_share, score, weighted_score},
+    sticky::{RANKED, by_weight, fair_share, next_best},
     two_below, unit,
     zone::SPILL,
 };
@@ -163,24 +163,38 @@ impl<P: Clone, C> Balancer<P, C> {
             let members = table.maglev.indexes(key).filter_map(|index| table.members.get(index));
             return members.filter(|member| look.is_usable(member)).find_map(Lease::begin);
         }
-        let (mut best, mut pending) = (Best::new(), 0);
-        for (index, member) in group.members.iter().enumerate() {
-            let score = if group.has_equal_weights {
-                score(key, member.hash)
-            } else {
-                // Above 0, where the order of the bits is that of the numbers.
-                weighted_score(key, member.hash, member.weight.get()).to_bits()
-            };
-            best.offer(score, member.hash, index);
-            pending += u64::from(member.state.pending());
-        }
+        let of_all = self.total.as_ref().filter(|_| look.set.zones.is_none());
+        let pending = of_all.map_or_else(
+            || group.members.iter().map(|member| u64::from(member.state.pending())).sum(),
+            |total| total.load(Ordering::Relaxed),
+        );
         let has_room = |member: &&Arc<Member<P, C>>| {
             let Some(bound) = self.sticky_bound else { return true };
             let share = fair_share(bound, pending, member.weight.get(), group.whole_weight);
             u64::from(member.state.pending()) < share
         };
-        let members = best.indexes().filter_map(|index| group.get(index));
-        members.filter(|member| look.is_usable(member)).filter(has_room).find_map(Lease::begin)
+        let hash_of = |index| group.get(index).map_or(u64::MAX, |member| member.hash);
+        let mut last = None;
+        for _ in 0..RANKED {
+            let plain = group.spreads.iter().map(|spread| mix(key ^ spread));
+            let ranked = if group.has_equal_weights {
+                next_best(plain, hash_of, last)
+            } else {
+                // The bits of a number above 0 are in its order.
+                let weights = group.members.iter().map(|member| member.weight.get());
+                let scores = plain.zip(weights).map(|(score, weight)| by_weight(score, weight).to_bits());
+                next_best(scores, hash_of, last)
+            }?;
+            let member = group.get(ranked.index)?;
+            if look.is_usable(member)
+                && has_room(&member)
+                && let Some(lease) = Lease::begin(member)
+            {
+                return Some(lease);
+            }
+            last = Some(ranked);
+        }
+        None
     }
 
     fn least_loaded(&self, look: &Look<'_, P, C>, trace: &mut impl Trace<P, C>) -> Option<Lease<P, C>> {

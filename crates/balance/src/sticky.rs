@@ -9,8 +9,8 @@ const SLOTS: u64 = 65_537;
 pub(crate) const MOST_SCORED: usize = 256;
 /// Places of the table that are tried after the first.
 const FURTHER: u64 = 16;
-/// The best of a scan that are kept.
-pub(crate) const KEPT: usize = 4;
+/// Peers that are tried in the order of their scores.
+pub(crate) const RANKED: usize = 4;
 
 /// The hash of a call's key, which a pick is given.
 #[must_use]
@@ -22,13 +22,22 @@ pub fn key_hash(key: &[u8]) -> u64 {
 /// the highest score is preferred, of equal ones the one with the lower hash.
 #[must_use]
 pub const fn score(key: u64, peer: u64) -> u64 {
-    mix(key ^ peer.wrapping_mul(SPREAD))
+    mix(key ^ spread(peer))
+}
+
+/// What of a peer's hash goes into its scores.
+pub(crate) const fn spread(peer: u64) -> u64 {
+    peer.wrapping_mul(SPREAD)
 }
 
 /// The same for peers of unequal weight.
 #[must_use]
 pub fn weighted_score(key: u64, peer: u64, weight: u16) -> f64 {
-    -f64::from(weight) / unit(score(key, peer)).ln()
+    by_weight(score(key, peer), weight)
+}
+
+pub(crate) fn by_weight(score: u64, weight: u16) -> f64 {
+    -f64::from(weight) / unit(score).ln()
 }
 
 /// The most calls that a peer may have pending to take another: `bound` times its share of all.
@@ -38,42 +47,40 @@ pub fn fair_share(bound: f64, pending: u64, weight: u16, whole: u64) -> u64 {
     (bound * (pending + 1) as f64 * f64::from(weight) / whole.max(1) as f64).ceil() as u64
 }
 
-/// The best four of a scan.
-#[derive(Debug)]
-pub(crate) struct Best {
-    /// Score, hash and index, best first.
-    kept: [(u64, u64, usize); KEPT],
-    count: usize,
+/// The highest of the scores, of equal ones that of the lower hash, which `hash_of` tells. Only those are
+/// looked at that come after `last`, so that calling it again gives the next best.
+///
+/// One pass for each: nearly always the first peer is the one, and keeping four costs more than the scan.
+#[inline]
+pub(crate) fn next_best(
+    scores: impl Iterator<Item = u64>,
+    hash_of: impl Fn(usize) -> u64,
+    last: Option<Ranked>,
+) -> Option<Ranked> {
+    let mut best: Option<Ranked> = None;
+    for (index, score) in scores.enumerate() {
+        if best.as_ref().is_some_and(|best| score < best.score) {
+            continue;
+        }
+        let ranked = Ranked { score, index };
+        let precedes = |a: &Ranked, b: &Ranked| {
+            a.score > b.score
+                || (a.score == b.score && (hash_of(a.index), a.index) < (hash_of(b.index), b.index))
+        };
+        if last.as_ref().is_none_or(|last| precedes(last, &ranked))
+            && best.as_ref().is_none_or(|best| precedes(&ranked, best))
+        {
+            best = Some(ranked);
+        }
+    }
+    best
 }
 
-impl Best {
-    pub(crate) const fn new() -> Self {
-        Self { kept: [(0, 0, 0); KEPT], count: 0 }
-    }
-
-    #[inline]
-    pub(crate) fn offer(&mut self, score: u64, hash: u64, index: usize) {
-        let is_worse = |last: &(u64, u64, usize)| score < last.0 || (score == last.0 && hash >= last.1);
-        if self.count < KEPT || !self.kept.last().is_some_and(is_worse) {
-            self.insert(score, hash, index);
-        }
-    }
-
-    fn insert(&mut self, score: u64, hash: u64, index: usize) {
-        let better = |other: &(u64, u64, usize)| other.0 > score || (other.0 == score && other.1 < hash);
-        let place = self.kept.iter().take(self.count).take_while(|other| better(other)).count();
-        if let Some(tail) = self.kept.get_mut(place..) {
-            tail.rotate_right(1);
-            if let Some(first) = tail.first_mut() {
-                *first = (score, hash, index);
-            }
-        }
-        self.count = (self.count + 1).min(KEPT);
-    }
-
-    pub(crate) fn indexes(&self) -> impl Iterator<Item = usize> + '_ {
-        self.kept.iter().take(self.count).map(|(_, _, index)| *index)
-    }
+/// A peer of a scan.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ranked {
+    score: u64,
+    pub(crate) index: usize,
 }
 
 /// A table that knows the peer of a key at once, for many peers. Every process builds the same.
@@ -174,12 +181,11 @@ mod tests {
             scored.sort_unstable_by(|a, b| b.cmp(a));
             assert_eq!(scored[0].0, best, "{key}");
             assert_eq!(scored.iter().map(|(_, name)| *name).collect::<String>(), order, "{key}");
-            let mut kept = Best::new();
-            for (index, peer) in peers.iter().enumerate() {
-                kept.offer(score(hash, *peer), *peer, index);
-            }
-            let kept: String = kept.indexes().map(|index| ["a", "b", "c", "d", "e"][index]).collect();
-            assert_eq!(kept, order[..KEPT], "{key}");
+            let next =
+                |last| next_best(peers.iter().map(|peer| score(hash, *peer)), |index| peers[index], last);
+            let ranked = std::iter::successors(next(None), |last| next(Some(*last)));
+            let ranked: String = ranked.map(|ranked| ["a", "b", "c", "d", "e"][ranked.index]).collect();
+            assert_eq!(ranked, order, "{key}");
         }
     }
 
@@ -213,11 +219,10 @@ mod tests {
 
     #[test]
     fn b_2_6_of_equal_scores_the_lower_hash_wins() {
-        let mut best = Best::new();
-        for (score, hash, index) in [(10, 9, 0), (20, 7, 1), (20, 3, 2), (5, 1, 3), (10, 2, 4), (30, 5, 5)] {
-            best.offer(score, hash, index);
-        }
-        assert_eq!(best.indexes().collect::<Vec<_>>(), [5, 2, 1, 4]);
+        let peers = [(10, 9), (20, 7), (20, 3), (5, 1), (10, 2), (30, 5)];
+        let next = |last| next_best(peers.iter().map(|peer| peer.0), |index| peers[index].1, last);
+        let ranked = std::iter::successors(next(None), |last| next(Some(*last)));
+        assert_eq!(ranked.map(|ranked| ranked.index).collect::<Vec<_>>(), [5, 2, 1, 4, 0, 3]);
     }
 
     #[test]
