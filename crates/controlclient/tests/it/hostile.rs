@@ -188,8 +188,7 @@ async fn sv_h10_s154_s155_ids_and_times_are_judged() {
     }
 }
 
-#[tokio::test]
-async fn sv_h11_no_to_every_beat_is_no_storm() {
+async fn no_to_every_beat_is_no_storm() {
     let (addr, calls) = server(|method| match method {
         "Register" => Answer::registered("a", 1),
         _ => Answer::message(b""),
@@ -204,6 +203,11 @@ async fn sv_h11_no_to_every_beat_is_no_storm() {
     let calls = calls.load(Ordering::Relaxed);
     assert!(calls <= 20, "{calls} calls in 3 s");
     registration.shutdown(ms(500)).await;
+}
+
+#[tokio::test]
+async fn sv_h07_sv_h11_strange_gateways_are_not_stormed() {
+    tokio::join!(no_to_every_beat_is_no_storm(), a_connection_that_closes_after_each_answer_is_no_storm());
 }
 
 #[tokio::test]
@@ -264,8 +268,7 @@ async fn sv_h14_s156_a_server_that_says_nothing_is_given_up() {
     accepting.abort();
 }
 
-#[tokio::test]
-async fn sv_h07_a_connection_that_closes_after_each_answer_is_no_storm() {
+async fn a_connection_that_closes_after_each_answer_is_no_storm() {
     // One exchange a connection: what follows is closed.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();

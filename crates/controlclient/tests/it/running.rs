@@ -11,11 +11,33 @@ use crate::kit::{
     times,
 };
 
+// Those that take seconds run beside each other: they wait for most of their time.
+
+#[tokio::test]
+async fn c146_c152_beats_follow_the_ttl() {
+    tokio::join!(a_ttl_of_3_s_is_beaten_for_every_second(), another_ttl_is_another_interval());
+}
+
+#[tokio::test]
+async fn c151_c159_a_slot_or_a_gateway_that_is_gone_for_a_while() {
+    tokio::join!(
+        a_slot_that_another_schema_took_is_tried_for_slowly(),
+        the_second_gateway_is_taken_when_the_first_is_gone_and_kept(),
+    );
+}
+
+#[tokio::test]
+async fn c154_c155_black_holes() {
+    tokio::join!(
+        a_connection_that_swallows_bytes_costs_no_registration(),
+        a_gateway_that_swallows_everything_is_lost_and_found(),
+    );
+}
+
 /// What a busy machine may add to a time.
 const SLACK: Duration = Duration::from_millis(400);
 
-#[tokio::test]
-async fn c146_a_ttl_of_3_s_is_beaten_for_every_second() {
+async fn a_ttl_of_3_s_is_beaten_for_every_second() {
     let gateway = gateway().await;
     let registration = registering(&gateway).ttl(secs(3)).start().await.unwrap();
     gateway.wait_for_calls(Rpc::Heartbeat, 4).await.unwrap();
@@ -90,8 +112,7 @@ async fn c150_registrations_that_fail_are_repeated_with_pauses() {
     registration.shutdown(secs(5)).await;
 }
 
-#[tokio::test]
-async fn c151_a_slot_that_another_schema_took_is_tried_for_slowly() {
+async fn a_slot_that_another_schema_took_is_tried_for_slowly() {
     let gateway = gateway().await;
     let registration = registering(&gateway)
         .ttl(secs(9))
@@ -120,8 +141,7 @@ async fn c151_a_slot_that_another_schema_took_is_tried_for_slowly() {
     registration.shutdown(secs(5)).await;
 }
 
-#[tokio::test]
-async fn c152_another_ttl_is_another_interval() {
+async fn another_ttl_is_another_interval() {
     let gateway = gateway().await;
     let registration = registering(&gateway).ttl(secs(3)).start().await.unwrap();
     gateway.wait_for_calls(Rpc::Heartbeat, 1).await.unwrap();
@@ -157,8 +177,7 @@ async fn c153_a_beat_without_an_answer_is_given_up_and_the_connection_with_it() 
     registration.shutdown(secs(5)).await;
 }
 
-#[tokio::test]
-async fn c154_a_connection_that_swallows_bytes_costs_no_registration() {
+async fn a_connection_that_swallows_bytes_costs_no_registration() {
     let gateway = gateway().await;
     let registration = registering(&gateway).ttl(secs(6)).start().await.unwrap();
     let id = id_of(&registration);
@@ -174,8 +193,7 @@ async fn c154_a_connection_that_swallows_bytes_costs_no_registration() {
     registration.shutdown(secs(5)).await;
 }
 
-#[tokio::test]
-async fn c155_a_gateway_that_swallows_everything_is_lost_and_found() {
+async fn a_gateway_that_swallows_everything_is_lost_and_found() {
     let gateway = gateway().await;
     let registration = registering(&gateway).ttl(secs(6)).start().await.unwrap();
     let id = id_of(&registration);
@@ -265,8 +283,7 @@ async fn c158_a_goodbye_of_the_connection_costs_nothing() {
     registration.shutdown(secs(5)).await;
 }
 
-#[tokio::test]
-async fn c159_the_second_gateway_is_taken_when_the_first_is_gone_and_kept() {
+async fn the_second_gateway_is_taken_when_the_first_is_gone_and_kept() {
     let (first, second) = (gateway().await, gateway().await);
     let registration =
         registering(&first).gateway(second.addr().to_string()).ttl(secs(3)).start().await.unwrap();
