@@ -17,9 +17,12 @@
 //!   `server::conn::http1` without a `Date` header.
 //! - hyper HTTP/2: the same with `http2`; as many callers as connections share one connection.
 //! - raw: `mio`, fixed bytes.
+//!
+//! `control` prints what a registration at a gateway costs, and how soon it is back and gone.
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
 mod codec;
+mod control;
 mod figures;
 mod large;
 mod load;
@@ -38,7 +41,8 @@ const USAGE: &str = "usage: peerage-bench zaphttp [--seconds N] [--rounds N] [--
                              [--runtime split|shared] [--only NAME,…] [--json]
   --seconds   measured per cell, over all rounds; default 3
   --rounds    how often the columns take turns; default 3
-  --only      of: pair server client raw hyper1 h2 codec body";
+  --only      of: pair server client raw hyper1 h2 codec body
+       peerage-bench control";
 
 /// What to run.
 struct Plan {
@@ -93,6 +97,9 @@ fn main() -> Result<(), BoxError> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.split_first() {
         Some((command, rest)) if command == "zaphttp" => zaphttp(&Plan::parse(rest)?),
+        Some((command, [])) if command == "control" => control::run(),
+        // The other process of `control`, started by the bench itself.
+        Some((command, _)) if command == "control-gateway" => control::gateway(),
         // One side of the large body, started by the bench itself.
         Some((command, rest)) if command == "body-side" => large::side(rest),
         _ => Err(USAGE.into()),

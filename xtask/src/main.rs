@@ -28,6 +28,7 @@ usage: cargo xtask TASK
                    proto/ to crates/controlclient/src/gen, or whether that is up to date
   netns            the long tests that need network namespaces (minutes)
   interop          our programs beside OpenSSL, Go, python-zeroconf, avahi, curl (4 min)
+  bench control    what a registration costs, and how soon it is back (1 min, release build)
   bench zaphttp    client and server beside hyper and a raw epoll loop (release build)
   fuzz TARGET [--seconds N]
                    one fuzz target (needs cargo-fuzz); without TARGET: the list

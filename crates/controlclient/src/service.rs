@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-/// One service description: a namespace, a version and exactly one [`Schema`].
+/// One service description: a namespace, a version and exactly one schema.
 ///
 /// Files are read when the registration starts, once: what is on disk later does not matter, and every
 /// re-registration sends the same bytes (controlplane §4.3).
