@@ -245,12 +245,13 @@ impl Driver {
         for action in actions {
             self.carry_out(action);
         }
+        // Before the answer: who gets it looks at the state.
+        self.publish();
         if self.machine.lease().is_some()
             && let Some(answer) = self.answer.take_if(|_| self.machine.phase() != Phase::Registering)
         {
             drop(answer.send(Ok(())));
         }
-        self.publish();
     }
 
     fn carry_out(&mut self, action: Action) {

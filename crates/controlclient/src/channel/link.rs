@@ -31,6 +31,8 @@ use crate::failure::{Failure, FailureKind};
 const MAX_HEADER_LIST: u32 = 16 << 10;
 /// How often certificate files are looked at: well below the 5 s of CB-15.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long the connection with changed certificates may take, before the next look tries again.
+const RENEWAL: Duration = Duration::from_secs(3);
 
 /// The way to one gateway.
 pub(crate) struct Link {
@@ -128,7 +130,7 @@ impl Link {
         let link = self.clone();
         // A task of its own, so that it ends by itself should all who wait for it go away.
         let dialing = tokio::spawn(async move {
-            let result = match timeout(limit, link.dial()).await {
+            let result = match timeout(limit, link.dial(limit)).await {
                 Ok(result) => result,
                 Err(_) => Err(CallError::unconnected(limit)),
             };
@@ -152,7 +154,7 @@ impl Link {
         dialing
     }
 
-    async fn dial(&self) -> Result<Arc<Connection>, CallError> {
+    async fn dial(&self, limit: Duration) -> Result<Arc<Connection>, CallError> {
         let Target { host, port } = &self.target;
         let unreachable = |error: &dyn std::fmt::Display| {
             CallError::not_sent(Failure::local(
@@ -167,7 +169,7 @@ impl Link {
         if self.only_loopback && !addresses.iter().all(|address| address.ip().to_canonical().is_loopback()) {
             return Err(unreachable(&"the name leads to another host, and plaintext is for this one"));
         }
-        let stream = connect(&addresses).await.map_err(|error| unreachable(&error))?;
+        let stream = connect(&addresses, limit).await.map_err(|error| unreachable(&error))?;
         let Some(tls) = &self.tls else { return self.handshake(stream, 0, Ended::default()).await };
         let failed = |error: &dyn std::fmt::Display| {
             CallError::not_sent(Failure::local(FailureKind::Tls, format_args!("{}: {error}", self.target)))
@@ -243,7 +245,7 @@ impl Link {
     }
 
     async fn renew(self: &Arc<Self>, id: u64) {
-        match timeout(Duration::from_secs(3), self.dial()).await {
+        match timeout(RENEWAL, self.dial(RENEWAL)).await {
             Ok(Ok(connection)) => {
                 let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
                 if slot.current.as_ref().is_some_and(|current| current.id == id) {
@@ -298,12 +300,13 @@ impl Drop for Connection {
     }
 }
 
-/// The first address that answers.
-async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+/// The first address that answers. Each gets its share of `limit`: one that is dead does not use it up.
+async fn connect(addresses: &[SocketAddr], limit: Duration) -> io::Result<TcpStream> {
+    let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
                 // Heartbeats are single small writes.
                 stream.set_nodelay(true)?;
                 let keepalive = socket2::TcpKeepalive::new()
@@ -312,7 +315,8 @@ async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
                 socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                 return Ok(stream);
             }
-            Err(error) => last = error,
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
     Err(last)
