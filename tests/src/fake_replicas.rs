@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -133,7 +134,7 @@ pub enum Fault {
     Hang,
     /// Nothing more of the request than its head is read, and nothing answered.
     HangUnread,
-    /// The connection is reset when this many bytes of the body are read; nothing is done.
+    /// The connection is reset when this many bytes of the body are read, or all of it; nothing is done.
     ResetRequest(u64),
     /// The request is done, and the connection reset before the answer.
     ResetAnswer,
@@ -178,6 +179,8 @@ type Script = Arc<dyn Fn(&RequestHead) -> Step + Send + Sync>;
 /// How `git http-backend` is run.
 #[derive(Clone, Debug)]
 pub(crate) struct Cgi {
+    /// The program itself: behind the `git` command it would outlive a kill, and loop where its input ends early.
+    pub(crate) program: PathBuf,
     pub(crate) environment: Vec<(String, String)>,
     /// Whether the server hears of protocol v1 and v2.
     pub(crate) tells_version: bool,
@@ -375,6 +378,7 @@ where
         return Some(End::Close);
     }
     let mut child = match &answer {
+        _ if matches!(fault, Fault::ResetRequest(_)) => None,
         Answer::Git | Answer::GitThen(_) => shared.cgi.as_ref().map(|cgi| cgi.start(&seen.head)),
         Answer::Fixed(_) | Answer::Early(_) => None,
     };
@@ -387,10 +391,7 @@ where
         Fault::ResetRequest(limit) => limit,
         _ => u64::MAX,
     };
-    // With a limit nothing may be done: Git gets the body only when that is whole.
-    let mut held = Vec::new();
     let mut body = Framing::of(&seen.head);
-    let mut whole = true;
     while let Some(len) = body.next(input).await? {
         let ready = input.fill_buf().await.ok().filter(|ready| !ready.is_empty())?;
         let part = ready.get(..len).unwrap_or(ready).to_vec();
@@ -399,23 +400,17 @@ where
         seen.body_len += part.len() as u64;
         let room = RECORDED.saturating_sub(seen.body.len());
         seen.body.extend_from_slice(part.get(..room).unwrap_or(&part));
-        if limit != u64::MAX {
-            held.extend_from_slice(&part);
-        } else if let Some(sink) = &mut sink {
+        if let Some(sink) = &mut sink {
             // Git may refuse early; what it says then counts.
             let _ = sink.write_all(&part).await;
         }
         if seen.body_len >= limit {
-            whole = false;
             break;
         }
     }
-    if !whole || (limit != u64::MAX && seen.body_len >= limit) {
+    if limit != u64::MAX {
         shared.seen.push(seen);
         return Some(End::Reset);
-    }
-    if let Some(sink) = &mut sink {
-        let _ = sink.write_all(&held).await;
     }
     drop(sink);
     let is_info_refs = seen.head.is_info_refs();
@@ -516,9 +511,8 @@ impl Framing {
 impl Cgi {
     fn start(&self, head: &RequestHead) -> tokio::process::Child {
         let (path, query) = head.target.split_once('?').unwrap_or((&head.target, ""));
-        let mut command = Command::new("git");
+        let mut command = Command::new(&self.program);
         command
-            .arg("http-backend")
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("REQUEST_METHOD", &head.method)

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -35,7 +36,9 @@ impl GitServer {
         let mut environment = admin.environment.clone();
         environment.push(("GIT_PROJECT_ROOT".to_owned(), root.path().to_string_lossy().into_owned()));
         environment.push(("GIT_HTTP_EXPORT_ALL".to_owned(), "1".to_owned()));
-        let cgi = Cgi { environment, tells_version };
+        let place = admin.good(root.path(), &["--exec-path"]).await;
+        let program = Path::new(&place).join("git-http-backend");
+        let cgi = Cgi { program, environment, tells_version };
         let nodes = FakeReplicas::with_cgi(count, identity, Some(cgi), |_| Step::git()).await;
         Self { nodes, root, admin }
     }
@@ -97,6 +100,8 @@ pub struct Ran {
 pub struct GitClient {
     home: TempDir,
     environment: Vec<(String, String)>,
+    /// Each commit is a minute younger than the last, whichever repository it is made in.
+    clock: AtomicU64,
 }
 
 impl GitClient {
@@ -127,7 +132,7 @@ impl GitClient {
             ("LC_ALL", "C".to_owned()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
-        Self { home, environment }
+        Self { home, environment, clock: AtomicU64::new(1_700_000_000) }
     }
 
     /// Sets a variable for all commands to come.
@@ -192,8 +197,8 @@ impl GitClient {
         ran.stdout.trim().to_owned()
     }
 
-    /// `count` commits on `branch` of `directory`, each behind the last, without a work tree; with the content
-    /// of a file named after its number. Fast: one `git fast-import`.
+    /// `count` commits on `branch` of `directory`, each behind the last, without a work tree; in a file named
+    /// after `label`. Fast: one `git fast-import`, and a tree that does not grow.
     ///
     /// # Panics
     ///
@@ -205,17 +210,15 @@ impl GitClient {
         let mut stream = String::new();
         for number in 0..count {
             let message = format!("{label} {number}");
+            let now = self.clock.fetch_add(60, Ordering::Relaxed);
             stream.push_str(&format!(
-                "commit refs/heads/{branch}\ncommitter C <c@example.org> 1700000000 +0000\ndata {}\n{message}\n",
+                "commit refs/heads/{branch}\ncommitter C <c@example.org> {now} +0000\ndata {}\n{message}\n",
                 message.len()
             ));
             if number == 0 && tip.success {
                 stream.push_str(&format!("from {}\n", tip.stdout.trim()));
             }
-            stream.push_str(&format!(
-                "M 100644 inline {label}-{number}\ndata {}\n{message}\n\n",
-                message.len()
-            ));
+            stream.push_str(&format!("M 100644 inline {label}\ndata {}\n{message}\n\n", message.len()));
         }
         let mut child = self
             .command("git")

@@ -24,6 +24,8 @@ pub mod diagnostics;
 mod error;
 mod fetch;
 mod helper;
+#[cfg(test)]
+mod hostile;
 mod invocation;
 mod list;
 mod options;

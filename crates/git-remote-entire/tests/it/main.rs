@@ -3,8 +3,10 @@
 
 mod connect;
 mod fake;
+mod large;
 mod lines;
 mod outcome;
 mod push;
 mod real;
+mod rows;
 mod stateless;
