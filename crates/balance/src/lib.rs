@@ -28,11 +28,18 @@
 //! socket or needs a runtime.
 //!
 //! # Map
-//! [`Balancer`] keeps the peers and picks among them; a pick is a [`Lease`] that counts the call on its
-//! peer until it is dropped. [`RetryState`] is one call's retry loop: it is told how an attempt ended
-//! ([`Event`]) and answers what to do ([`Action`]). [`outcome`] says what an answer means for the peer,
-//! [`repeat`] what may be sent again, [`retry_after`] reads `Retry-After`, [`deadline`] turns deadlines
-//! into header values and back.
+//! [`Membership`] turns what sources say into the peers that are announced. [`Balancer`] keeps them and
+//! picks among them by a [`Policy`]; a pick is a [`Lease`] that counts the call on its peer until it is
+//! dropped. [`Balancer::head`] is told how the attempt ended: from that follow the peer's estimate
+//! ([`estimate`]) and its [`Health`], that is whether it is ejected, probed, slowly brought back.
+//! [`Balancer::take_notices`] tells what happened, [`Balancer::pick_explained`] why a pick went where it
+//! went.
+//!
+//! [`RetryState`] is one call's retry loop: it is told how an attempt ended ([`Event`]) and answers what to
+//! do ([`Action`]); a [`Budget`] that all calls of a service share keeps resends few, [`Hedging`] says when a
+//! second copy of a slow call may go. [`outcome`] says what an answer means for the peer, [`repeat`] what may
+//! be sent again, [`retry_after`] reads `Retry-After`, [`deadline`] turns deadlines into header values and
+//! back.
 //!
 //! Section numbers in the docs ("B-4.2") are those of the balancing rules.
 

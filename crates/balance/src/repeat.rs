@@ -36,6 +36,28 @@ pub fn is_idempotent(method: &str) -> bool {
     is_safe(method) || matches!(method, "PUT" | "DELETE")
 }
 
+/// What `grpc-retry-pushback-ms` says of sending the call again (B-4.3).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Pushback {
+    /// After exactly this long.
+    After(std::time::Duration),
+    /// Not at all.
+    Never,
+}
+
+impl Pushback {
+    /// Reads a value: milliseconds as a decimal `i32`. A negative or unreadable one means never.
+    #[must_use]
+    pub fn read(value: &[u8]) -> Self {
+        let millis = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i32>().ok());
+        match millis.and_then(|millis| u64::try_from(millis).ok()) {
+            Some(millis) => Self::After(std::time::Duration::from_millis(millis)),
+            None => Self::Never,
+        }
+    }
+}
+
 /// What a status alone says about sending the request again (B-4.3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum StatusRule {
@@ -72,6 +94,24 @@ impl StatusRule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn b_4_3_a_pushback_is_a_wait_or_a_no() {
+        let after = |millis| Pushback::After(std::time::Duration::from_millis(millis));
+        for (value, expected) in [
+            ("0", after(0)),
+            ("250", after(250)),
+            ("2147483647", after(2_147_483_647)),
+            ("2147483648", Pushback::Never),
+            ("-1", Pushback::Never),
+            ("", Pushback::Never),
+            ("1.5", Pushback::Never),
+            ("soon", Pushback::Never),
+        ] {
+            assert_eq!(Pushback::read(value.as_bytes()), expected, "{value:?}");
+        }
+        assert_eq!(Pushback::read(&[0xFF]), Pushback::Never);
+    }
 
     #[test]
     fn b_methods_that_may_be_repeated() {
