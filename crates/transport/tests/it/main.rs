@@ -9,5 +9,9 @@
 mod cold;
 mod failover;
 mod kit;
+mod model;
 mod plain;
 mod push;
+mod streams;
+mod trusted;
+mod world;
