@@ -90,6 +90,10 @@ fn names_in(name: &str, found: &mut BTreeSet<String>) {
         let id = if word == "sv" {
             // `sv_f60` is the row SV-F60.
             words.next().and_then(row_id).map(|id| format!("SV-{}", id.replace('-', "")))
+        } else if let Some(number) = word.strip_prefix("gb") {
+            // `gb02` is the row GB-02.
+            (number.len() == 2 && number.bytes().all(|byte| byte.is_ascii_digit()))
+                .then(|| format!("GB-{number}"))
         } else {
             row_id(word)
         };
@@ -146,6 +150,7 @@ mod tests {
         assert_eq!(ids("d026_d055b_both_rows() {"), ["D-026", "D-055b"]);
         assert_eq!(ids("netns_d052_a_killed_peer_leaves"), ["D-052"]);
         assert_eq!(ids("sv_f60_every_byte"), ["SV-F60"]);
+        assert_eq!(ids("gb02_t252_black_holes"), ["GB-02", "T-252"]);
         assert!(ids("a_sentence_with_z010_inside").is_empty());
     }
 }

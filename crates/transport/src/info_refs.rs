@@ -165,8 +165,9 @@ impl Inner {
                 remembered.replicas(&named);
             }
             self.replace_nodes(named);
-        } else if let Some(responder) =
-            Replica::of_origin(&answer.url).filter(|replica| self.is_usable(replica.url()))
+        } else if self.nodes().is_empty()
+            && let Some(responder) =
+                Replica::of_origin(&answer.url).filter(|replica| self.is_usable(replica.url()))
         {
             self.adopt(responder);
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use http::HeaderMap;
 use url::Url;
@@ -22,8 +23,14 @@ const MAX_HEADER: usize = 8 * 1024;
 ///
 /// Always normal: host in lower case, no default port, no trailing slash, no userinfo, query or
 /// fragment. Being a `Replica` says nothing about trust.
+///
+/// Cheap to clone.
 #[derive(Clone)]
 pub struct Replica {
+    base: Arc<Base>,
+}
+
+struct Base {
     url: Url,
     text: String,
 }
@@ -59,7 +66,8 @@ impl Replica {
         }
         let path = url.path().trim_end_matches('/').to_owned();
         let text = format!("{}{path}", url.origin().ascii_serialization());
-        Some(Self { url: Url::parse(&text).ok()?, text })
+        let url = Url::parse(&text).ok()?;
+        Some(Self { base: Arc::new(Base { url, text }) })
     }
 
     /// The origin of a URL that answered.
@@ -69,28 +77,28 @@ impl Replica {
 
     /// The base URL, without a trailing slash.
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.base.text
     }
 
     /// The base URL, parsed.
     pub fn url(&self) -> &Url {
-        &self.url
+        &self.base.url
     }
 
     /// `scheme://host[:port]` without the path prefix.
     pub fn origin(&self) -> String {
-        self.url.origin().ascii_serialization()
+        self.base.url.origin().ascii_serialization()
     }
 
     /// Whether `url` points at this replica's server.
     pub(crate) fn is_origin_of(&self, url: &Url) -> bool {
-        self.url.origin() == url.origin()
+        self.base.url.origin() == url.origin()
     }
 }
 
 impl PartialEq for Replica {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.base.text == other.base.text
     }
 }
 
@@ -98,19 +106,19 @@ impl Eq for Replica {}
 
 impl Hash for Replica {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.text.hash(state);
+        self.base.text.hash(state);
     }
 }
 
 impl fmt::Display for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.base.text)
     }
 }
 
 impl fmt::Debug for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.text, f)
+        fmt::Debug::fmt(&self.base.text, f)
     }
 }
 

@@ -432,7 +432,7 @@ async fn a_reader_never_sees_half_a_file() {
 }
 
 #[test]
-fn ten_thousand_repositories_load_quickly() {
+fn gb12_ten_thousand_repositories_load_quickly() {
     let now = SystemTime::now();
     let mut file = CacheFile::default();
     for n in 0..10_000 {

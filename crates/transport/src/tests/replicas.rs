@@ -230,7 +230,7 @@ fn the_header_is_a_list_of_base_urls() {
 }
 
 #[test]
-fn t235_sv_x06_ten_thousand_items_are_cut_and_cost_nothing() {
+fn gb11_t235_sv_x06_ten_thousand_items_are_cut_and_cost_nothing() {
     let header: Vec<String> = (0..10_000).map(|n| format!("https://n{n}.c.example")).collect();
     let header = header.join(",");
     let begun = Instant::now();

@@ -27,7 +27,7 @@ fn texts_of_foreign_origin_are_escaped() {
 }
 
 #[test]
-fn sv_l07_sv_w11_a_long_text_is_cut_at_a_character() {
+fn gb14_sv_l07_sv_w11_a_long_text_is_cut_at_a_character() {
     for text in ["A".repeat(1 << 20), "\u{1f980}".repeat(1 << 18), "\x1b]0;owned\x07".repeat(1 << 20)] {
         let shown = one_line(&text);
         assert!(shown.len() <= 1024 && shown.len() > 1000, "{} bytes", shown.len());

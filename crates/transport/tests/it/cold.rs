@@ -246,7 +246,7 @@ async fn t059_t060_an_answer_without_the_header_shrinks_nothing() {
 }
 
 #[tokio::test]
-async fn t241_sv_x11_an_error_or_a_post_names_nobody() {
+async fn gb16_t241_sv_x11_an_error_or_a_post_names_nobody() {
     let node = Node::start(|hit, _| {
         let status = if hit.method == "POST" { 200 } else { 404 };
         Reply::new(status, "x").replicas(&["http://127.0.0.1:9"])
@@ -278,7 +278,7 @@ async fn t067_salvage_stays_in_the_cluster() {
 }
 
 #[tokio::test]
-async fn t254_the_probe_is_asked_up_to_three_times() {
+async fn gb09_t254_the_probe_is_asked_up_to_three_times() {
     let entry = Node::start(|_, number| Reply::new(if number < 2 { 503 } else { 200 }, "refs")).await;
     let proxy = proxy(nodes_and_entry(&[], &entry.url));
     let begun = tokio::time::Instant::now();
@@ -297,7 +297,7 @@ async fn a_retry_after_that_is_too_long_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn t255_t256_a_fetch_asks_for_new_replicas_and_a_push_does_not() {
+async fn gb10_t255_t256_a_fetch_asks_for_new_replicas_and_a_push_does_not() {
     let live = Node::fixed(Reply::new(200, "pack")).await;
     let entry = Node::fixed(Reply::new(200, "refs").replicas(&[&live.url])).await;
     let (_refuser, dead) = dead();
@@ -311,7 +311,7 @@ async fn t255_t256_a_fetch_asks_for_new_replicas_and_a_push_does_not() {
 }
 
 #[tokio::test]
-async fn a_replica_that_failed_is_left_out_of_the_next_run() {
+async fn gb08_a_replica_that_failed_is_left_out_of_the_next_run() {
     let (_refuser, dead) = dead();
     let entry = Node::fixed(Reply::new(200, "refs")).await;
     let (one, two) = (Node::fixed(Reply::new(200, "refs")).await, Node::fixed(Reply::new(200, "refs")).await);
@@ -336,7 +336,7 @@ async fn a_replica_that_failed_is_left_out_of_the_next_run() {
 }
 
 #[tokio::test]
-async fn t260_sv_n12_a_held_lock_delays_no_request() {
+async fn gb12_t260_sv_n12_a_held_lock_delays_no_request() {
     let node = Node::fixed(Reply::new(200, "refs").replicas(&["http://127.0.0.1:9"])).await;
     let (_directory, cache, known) = with_cache(nodes(&[&node.url]));
     cache.persist("x", "y", &["z".to_owned()]).await;

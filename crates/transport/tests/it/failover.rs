@@ -281,7 +281,7 @@ async fn t074_t239_a_request_that_is_given_up_counts_against_nobody() {
 }
 
 #[tokio::test]
-async fn t253_a_silent_replica_costs_its_head_timeout() {
+async fn gb03_t253_a_silent_replica_costs_its_head_timeout() {
     let silent = Node::fixed(Reply::new(200, "").end(End::Silent)).await;
     let good = Node::fixed(Reply::new(200, "refs")).await;
     for _ in 0..8 {
@@ -303,7 +303,7 @@ async fn t253_a_silent_replica_costs_its_head_timeout() {
 }
 
 #[tokio::test]
-async fn t252_black_holes_cost_a_quarter_of_a_second_each() {
+async fn gb02_t252_black_holes_cost_a_quarter_of_a_second_each() {
     let holes = [BlackHole::new(), BlackHole::new()];
     let good = Node::fixed(Reply::new(200, "refs")).await;
     let urls: Vec<String> =
@@ -338,7 +338,7 @@ async fn a_push_races_connects_and_is_sent_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t259_many_tasks_share_one_proxy() {
+async fn gb04_t259_many_tasks_share_one_proxy() {
     let dying =
         Node::start(|_, number| if number < 3 { Reply::new(200, "x") } else { Reply::new(503, "") }).await;
     let mut good = Vec::new();

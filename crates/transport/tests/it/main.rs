@@ -7,11 +7,13 @@
 )]
 
 mod cold;
+mod cost;
 mod failover;
 mod kit;
 mod model;
 mod plain;
 mod push;
+mod real;
 mod streams;
 mod trusted;
 mod world;

@@ -260,7 +260,7 @@ async fn t250_a_401_and_a_507_cost_one_credential_more() {
 }
 
 #[tokio::test]
-async fn t251_an_early_refusal_is_heard_although_the_connection_is_reset() {
+async fn gb05_t251_an_early_refusal_is_heard_although_the_connection_is_reset() {
     let reply = Reply::new(413, "declared size 8388608 exceeds limit 5").early();
     for end in [End::Whole, End::WholeThenReset, End::ClosedAfter(37)] {
         let reply = reply.clone().end(end);
@@ -308,7 +308,7 @@ async fn a_server_that_knows_no_expectations_is_asked_again_without() {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_server_closes_while_it_idles_is_not_used() {
+async fn gb06_a_connection_that_the_server_closes_while_it_idles_is_not_used() {
     let node = Node::start(|hit, _| {
         if hit.method == "GET" {
             // A complete answer, then an orderly close that the client is not told of.

@@ -71,7 +71,7 @@ async fn sv_w12_a_bomb_is_unpacked_a_piece_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connects_race_and_one_request_is_sent() {
+async fn gb02_connects_race_and_one_request_is_sent() {
     let at = |url: &url::Url| match url.host_str().unwrap() {
         "n3.cluster.example" => Reached::After(Duration::from_millis(5)),
         _ => Reached::Never,
@@ -128,7 +128,7 @@ async fn an_answer_that_breaks_off_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_head_is_given_up_and_a_post_is_not_hurried() {
+async fn gb03_a_silent_head_is_given_up_and_a_post_is_not_hurried() {
     let world = World::new(|seen| {
         let slow = seen.url.starts_with(N1) && seen.method == "GET" || seen.method == "POST";
         Act::answer(200, "x").after(Duration::from_secs(if slow { 300 } else { 0 }))
@@ -145,7 +145,7 @@ async fn a_silent_head_is_given_up_and_a_post_is_not_hurried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cancelling_counts_against_nobody() {
+async fn gb07_cancelling_counts_against_nobody() {
     let world = World::new(|_| Act { take: None, then: crate::world::Then::Never, after: Duration::ZERO });
     for _ in 0..100 {
         let (settings, failed) = recorded(world.config(cluster(&[N1, N2])));
@@ -157,7 +157,7 @@ async fn cancelling_counts_against_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_slower_replica_is_avoided_when_that_is_asked_for() {
+async fn gb13_the_slower_replica_is_avoided_when_that_is_asked_for() {
     let world = World::new(|seen| {
         Act::answer(200, "x").after(Duration::from_millis(if seen.url.starts_with(N1) { 100 } else { 1 }))
     });

@@ -298,7 +298,7 @@ async fn walk(steps: Vec<(u16, &'static str)>) -> (Vec<Seen>, Result<String, Pro
 }
 
 #[tokio::test(start_paused = true)]
-async fn redirects_carry_strip_stay_or_are_refused() {
+async fn gb15_redirects_carry_strip_stay_or_are_refused() {
     use Last::{Carry, Refuse, Stay, Strip};
     type Row = (&'static str, Vec<(u16, &'static str)>, Last);
     #[rustfmt::skip]
