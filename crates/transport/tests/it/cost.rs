@@ -9,7 +9,7 @@ use peerage_transport::{NodeCache, ReplayBody, Service};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use crate::kit::{Node, Reply, no_headers, nodes, proxy, text};
+use crate::kit::{Node, Reply, head_of, no_headers, nodes, proxy, text};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -30,8 +30,9 @@ async fn streaming(len: u64) -> SocketAddr {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             tokio::spawn(async move {
-                let mut request = vec![0; 4096];
-                stream.read(&mut request).await.unwrap();
+                head_of(&mut stream).await;
+                // The body, which would reset the connection if it stayed unread.
+                stream.read_u8().await.unwrap();
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n");
                 stream.write_all(head.as_bytes()).await.unwrap();
                 let piece = vec![b'x'; 64 * 1024];
@@ -76,10 +77,7 @@ fn gb01_a_long_push_is_read_from_its_file() {
             let url = format!("http://{}", listener.local_addr().unwrap());
             let server = tokio::spawn(async move {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    head.push(stream.read_u8().await.unwrap());
-                }
+                head_of(&mut stream).await;
                 stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
                 let taken = tokio::io::copy(&mut (&mut stream).take(LARGE), &mut tokio::io::sink()).await;
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();

@@ -276,6 +276,15 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option<Hi
     })
 }
 
+/// Reads a head and gives it back, with its empty line.
+pub(crate) async fn head_of<S: AsyncRead + Unpin>(stream: &mut S) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
 /// Known nodes, cluster `127.0.0.1`, no entry.
 pub(crate) fn nodes(urls: &[&str]) -> NodeConfig {
     let mut nodes = NodeConfig::default();

@@ -8,7 +8,7 @@ use peerage_transport::{Config, Proxy, ProxySettings, Service};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::kit::{Node, PATH, Reply, nodes, nodes_and_entry, proxy, text};
+use crate::kit::{Node, PATH, Reply, head_of, nodes, nodes_and_entry, proxy, text};
 use crate::world::of_cluster;
 
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn sv_r30_the_body_of_a_redirect_is_not_read() {
     let record = sent.clone();
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        stream.read(&mut [0; 4096]).await.unwrap();
+        head_of(&mut stream).await;
         let head = format!("HTTP/1.1 307 X\r\nLocation: {location}\r\nContent-Length: 1073741824\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut total = 0_u64;
@@ -51,11 +51,7 @@ async fn sv_r39_the_credential_of_a_proxy_goes_to_the_proxy() {
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await.unwrap());
-            }
-            record.push(String::from_utf8(head).unwrap());
+            record.push(head_of(&mut stream).await);
             let mut origin = TcpStream::connect(to).await.unwrap();
             stream.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await.unwrap();
             tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut origin).await });
@@ -91,7 +87,7 @@ async fn a_proxy_that_refuses_is_no_replica() {
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            stream.read(&mut [0; 4096]).await.unwrap();
+            head_of(&mut stream).await;
             let _ = stream.write_all(b"HTTP/1.1 407 \x1b[2JNo\r\n\r\n").await;
         }
     });
