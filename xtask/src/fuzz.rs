@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::run::{Outcome, answers, cargo, root, step};
 
-const CRATES: &[&str] = &["zaphttp", "discovery"];
+const CRATES: &[&str] = &["zaphttp", "discovery", "transport"];
 
 pub(crate) fn run(args: &[&str]) -> Outcome {
     let (target, seconds) = match args {

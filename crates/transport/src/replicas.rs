@@ -70,6 +70,12 @@ impl Replica {
         Some(Self { base: Arc::new(Base { url, text }) })
     }
 
+    /// The replicas that the lines of an `X-Entire-Replicas` header name (transport §4): order kept, the
+    /// first of equal ones kept, whatever is no usable base URL dropped; at most 32 of at most 8 KiB.
+    pub fn list<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<Self> {
+        parse(lines)
+    }
+
     /// The origin of a URL that answered.
     pub(crate) fn of_origin(url: &Url) -> Option<Self> {
         Self::parse(&url.origin().ascii_serialization())

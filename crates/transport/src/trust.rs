@@ -117,7 +117,7 @@ impl Host {
 /// `name:443`, `1.2.3.4:443` and `[::1]:443` without the port; anything else as it is.
 pub(crate) fn strip_port(text: &str) -> &str {
     let Some((host, port)) = text.rsplit_once(':') else { return text };
-    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
     let is_bracketed = host.starts_with('[') && host.ends_with(']');
     if is_port && (is_bracketed || !host.contains(':')) { host } else { text }
 }
@@ -170,7 +170,7 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
 
 /// The scheme rule (transport §3.2): `https` always; `http` to loopback where that is allowed and no
 /// request was aimed at `https` before.
-pub(crate) fn scheme_allowed(url: &Url, loopback_http: bool, https_seen: bool) -> bool {
+pub fn scheme_allowed(url: &Url, loopback_http: bool, https_seen: bool) -> bool {
     match url.scheme() {
         "https" => url.has_host(),
         "http" => loopback_http && !https_seen && is_loopback(url),
@@ -185,7 +185,7 @@ pub(crate) fn scheme_allowed(url: &Url, loopback_http: bool, https_seen: bool) -
 /// # Errors
 ///
 /// [`PolicyError::TlsFloor`] and [`PolicyError::TooManyRedirects`].
-pub(crate) fn secure_redirect(chain: &[Url], next: &Url) -> Result<(), PolicyError> {
+pub fn secure_redirect(chain: &[Url], next: &Url) -> Result<(), PolicyError> {
     if chain.iter().any(|url| url.scheme() == "https") && next.scheme() != "https" {
         return Err(PolicyError::TlsFloor { target: shown(next) });
     }
@@ -199,7 +199,7 @@ pub(crate) fn secure_redirect(chain: &[Url], next: &Url) -> Result<(), PolicyErr
 ///
 /// `values` are the raw `Location` headers; a relative one is read against `current`. Userinfo is
 /// dropped here, so that it can neither become a credential nor be shown.
-pub(crate) fn location<'a>(current: &Url, values: impl IntoIterator<Item = &'a [u8]>) -> Option<Url> {
+pub fn location<'a>(current: &Url, values: impl IntoIterator<Item = &'a [u8]>) -> Option<Url> {
     let mut values = values.into_iter();
     let first = values.next()?;
     if first.is_empty() || values.any(|other| other != first) || first.len() > MAX_LOCATION {

@@ -7,6 +7,7 @@
 )]
 
 mod cold;
+mod corpus;
 mod cost;
 mod failover;
 mod kit;
