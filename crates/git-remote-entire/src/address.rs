@@ -13,7 +13,7 @@ const FORGES: &[&str] = &["et", "gh"];
 pub struct Address {
     /// `host` or `host:port` as typed; the trust domain.
     pub cluster_host: String,
-    /// The path on every node, byte for byte as typed, with its leading `/`.
+    /// The path on every node, byte for byte as typed but for slashes at its end, with its leading `/`.
     pub path: String,
     /// The user name in the URL, decoded, or `None`.
     pub user: Option<String>,
@@ -113,7 +113,8 @@ impl Address {
                 (Some(user).filter(|user| !user.is_empty()), password)
             }
         };
-        let path = if path.is_empty() { "/" } else { path };
+        // What follows on the wire brings its own slash.
+        let path = Some(path.trim_end_matches('/')).filter(|path| !path.is_empty()).unwrap_or("/");
         Ok(Self { cluster_host: host.to_owned(), path: path.to_owned(), user, had_password })
     }
 
@@ -252,7 +253,7 @@ mod tests {
             ("entire://h/et/project/repo", "h", "/et/project/repo", "et/project/repo"),
             ("entire://h/gh/owner/repo", "h", "/gh/owner/repo", "gh/owner/repo"),
             ("entire://h:8443/git/owner/repo", "h:8443", "/git/owner/repo", "git/owner/repo"),
-            ("ENTIRE://h/a/?x=y#z", "h", "/a/", "a"),
+            ("ENTIRE://h/a/?x=y#z", "h", "/a", "a"),
             ("entire://[::1]:80/a", "[::1]:80", "/a", "a"),
             ("entire://h", "h", "/", ""),
         ] {

