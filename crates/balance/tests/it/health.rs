@@ -125,12 +125,12 @@ fn b_3_3_the_guard_spares_a_peer_while_others_fail_as_well() {
     assert_eq!(balancer.counters().spared_by_guard, 1, "not looked at again so soon");
     call(&balancer, 0, Outcome::Hard, 100 * MS);
     assert_eq!(balancer.counters().spared_by_guard, 2);
-    for _ in 0..14 {
+    for _ in 0..30 {
         call(&balancer, 0, Outcome::Hard, 200 * MS);
     }
     assert!(!is_out(&balancer, 0, 200 * MS));
     call(&balancer, 0, Outcome::Hard, 300 * MS);
-    assert!(is_out(&balancer, 0, 300 * MS), "22 of 30 is more");
+    assert!(is_out(&balancer, 0, 300 * MS), "38 of 46 is more");
 }
 
 #[test]
@@ -294,7 +294,8 @@ fn b_3_8_failures_that_everybody_shares_eject_nobody() {
             if unit(random.next_u64()) < 0.3 { fails(took) } else { ok(took) }
         });
         let counters = model.balancer.counters();
-        assert!(counters.ejections <= 1, "seed {seed}: {counters:?}");
+        let by_rule = counters.ejections - (counters.probes - counters.probes_succeeded);
+        assert!(by_rule <= 1, "seed {seed}: {counters:?}");
     }
 }
 
@@ -303,11 +304,13 @@ fn b_3_3_a_peer_that_fails_every_call_gets_five_and_a_few_probes() {
     for seed in seeds(1) {
         let mut model = Model::new(10, seed, Settings::default());
         model.calls(2_000, 1_000.0, 10, |_, _, random| ok(usual(10.0 * MS as f64, random)));
+        // A success that is still under way would end the run.
+        model.until(model.now + SECOND);
         let counts = model.calls(60_000, 1_000.0, 10, |peer, _, random| {
             if peer == 0 { fails(MS / 5) } else { ok(usual(10.0 * MS as f64, random)) }
         });
         println!("seed {seed}: a peer that fails every call got {} of 60,000", counts[0]);
-        assert!((9..=13).contains(&counts[0]), "seed {seed}: {}", counts[0]);
+        assert!((9..=12).contains(&counts[0]), "seed {seed}: {}", counts[0]);
     }
 }
 

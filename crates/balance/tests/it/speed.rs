@@ -1,8 +1,8 @@
 //! The numbers that P2C must reach (B-2.4, B-2.5), in virtual time.
 
-use peerage_balance::{Outcome, PickInput, Policy, Settings};
+use peerage_balance::{PickInput, Policy, Settings};
 
-use crate::model::{MS, Model, Queue, Reply, SECOND, SILENT, exponential, fails, ok, seeds, usual};
+use crate::model::{MS, Model, Queue, SECOND, SILENT, exponential, fails, ok, seeds, usual};
 
 const MEAN: f64 = 10.0 * MS as f64;
 
@@ -141,8 +141,7 @@ fn b_2_5_a_peer_that_never_answers_keeps_few_calls() {
 fn b_2_5_peers_that_fail_alike_share_alike() {
     for seed in seeds(2) {
         let mut model = Model::new(10, seed, ewma());
-        let fail =
-            |_: usize, _: u64, random: &_| Reply { took: Some(usual(MEAN, random)), outcome: Outcome::Hard };
+        let fail = |_: usize, _: u64, _: &_| fails(MS / 5);
         model.calls(1_000, 1_000.0, 10, fail);
         let counts = model.calls(20_000, 1_000.0, 10, fail);
         for peer in 0..10 {
