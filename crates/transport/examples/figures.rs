@@ -8,13 +8,14 @@
 )]
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::SendRequest;
 use peerage_tests::BlackHole;
-use peerage_transport::{Config, NodeConfig, Proxy, ProxyError, ReplayBody, Service};
+use peerage_transport::cache::CacheFile;
+use peerage_transport::{Config, NodeConfig, Proxy, ProxyError, ReplayBody, Replica, Service};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -127,10 +128,30 @@ fn percentile(times: &mut [Duration], of_hundred: usize) -> Duration {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
+    parsers();
     warm().await;
     streams().await;
     pushes().await;
     black_holes().await;
+}
+
+/// GB-11 and GB-12: a header of 10,000 items, a cache of 10,000 repositories.
+fn parsers() {
+    let header: Vec<String> = (0..10_000).map(|n| format!("https://n{n}.c.example")).collect();
+    let header = header.join(",");
+    let begun = Instant::now();
+    assert_eq!(Replica::list([header.as_bytes()]).len(), 32);
+    println!("GB-11 a header of 10,000 items: {:?}", begun.elapsed());
+    let now = SystemTime::now();
+    let mut file = CacheFile::default();
+    for n in 0..10_000 {
+        let nodes = ["https://n1.c".to_owned(), "https://n2.c".to_owned()];
+        file.set_repo("c", &format!("et/p/{n}"), &nodes, now + Duration::from_secs(3600));
+    }
+    let text = file.to_json();
+    let begun = Instant::now();
+    assert!(CacheFile::parse(&text).nodes("c", "et/p/0", now).is_some());
+    println!("GB-12 a cache of 10,000 repositories loads in {:?}", begun.elapsed());
 }
 
 /// GB-17: a warm advertisement.
