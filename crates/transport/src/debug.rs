@@ -1,7 +1,7 @@
 //! What debug output may show of a request and its answer (transport §14).
 //!
 //! The library writes through `tracing` and asks nobody whether it may; a program that wants the
-//! reference's lines on stderr decides with [`is_enabled`] and writes them with [`line`].
+//! reference's lines on stderr decides with [`is_enabled`] and writes them with [`line()`].
 
 use std::ffi::OsStr;
 use std::io;
