@@ -179,7 +179,7 @@ impl Dice {
 #[tokio::test(flavor = "multi_thread")]
 async fn g138_pushes_cut_anywhere_are_applied_once_at_most_and_reported_rightly() {
     let rounds: u64 =
-        std::env::var("PEERAGE_CUT_PUSHES").ok().and_then(|text| text.parse().ok()).unwrap_or(25);
+        std::env::var("PEERAGE_CUT_PUSHES").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
     let seed: u64 =
         std::env::var("PEERAGE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_122);
     println!("seed {seed}, {rounds} pushes (PEERAGE_CUT_PUSHES, PEERAGE_SEED)");
@@ -193,17 +193,20 @@ async fn g138_pushes_cut_anywhere_are_applied_once_at_most_and_reported_rightly(
         let branch = format!("b{round}");
         scene.client.commits(&scene.work, &branch, &branch, 1).await;
         let at = dice.below(450);
-        let fault = match dice.below(5) {
-            0 => Fault::ResetRequest(at),
-            1 => Fault::ResetAnswer,
-            2 => Fault::ResetAfter(at / 4),
-            3 => Fault::CutAfter(at / 4),
-            _ => Fault::None,
+        let refusal = Reply::text(503, "busy").header("X-Entire-Push-Outcome", "not-applied");
+        let (step, everywhere) = match dice.below(6) {
+            0 => (Step::git_but(Fault::ResetRequest(at)), dice.below(2) == 0),
+            1 => (Step::git_but(Fault::ResetAnswer), false),
+            2 => (Step::git_but(Fault::ResetAfter(at / 4)), false),
+            3 => (Step::git_but(Fault::CutAfter(at / 4)), false),
+            4 => (Step::reply(refusal), dice.below(2) == 0),
+            _ => (Step::git(), false),
         };
-        let shown = format!("round {round}, version {version}, {fault:?}");
+        let shown = format!("round {round}, version {version}, everywhere {everywhere}, {:?}", step.fault);
         let earlier = scene.server.nodes.push_count();
         scene.server.script(move |head| {
-            if head.is_push() && head.earlier == earlier { Step::git_but(fault.clone()) } else { Step::git() }
+            let is_meant = head.is_push() && (everywhere || head.earlier == earlier);
+            if is_meant { step.clone() } else { Step::git() }
         });
         let set = format!("protocol.version={version}");
         let mut command = scene.client.command("git");
