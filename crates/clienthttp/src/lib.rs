@@ -41,7 +41,9 @@ mod request;
 mod response;
 mod secure;
 
-pub use peerage_balance::{Backoff, InvalidPolicy, Outcome, Policy, RetryPolicy, Stage};
+pub use peerage_balance::{
+    Backoff, BudgetPolicy, Health, InvalidPolicy, Outcome, Policy, RetryPolicy, Stage, Warmup, Zone,
+};
 pub use peerage_discovery::{Discovery, Peer, ServiceType};
 
 #[cfg(feature = "zap")]

@@ -1,7 +1,9 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderValue, uri::Authority};
-use peerage_balance::{Generator, Policy, RetryPolicy, Settings as BalanceSettings};
+use peerage_balance::{
+    Budget, BudgetPolicy, Generator, Health, Policy, RetryPolicy, Settings as BalanceSettings, Warmup, Zone,
+};
 use peerage_discovery::{Discovery, DiscoveryError, OpenOptions, ServiceType};
 use tokio::time::{Instant, timeout};
 
@@ -35,6 +37,8 @@ pub enum Redirects {
 /// | peers to wait for | 1, for 10 s |
 /// | time of a call | 30 s, the body of the answer included |
 /// | sends of a call | 2, if it may be repeated |
+/// | resends of all calls | a fifth of them, and one a second |
+/// | a peer that fails | out for 1 s after 2 failed dials or 5 failures in a row, or half of 20 and more; longer each time |
 /// | time of one attempt | all that is left |
 /// | calls at once | 100,000 |
 /// | redirects | handed to the caller |
@@ -44,6 +48,10 @@ pub struct ClientBuilder {
     source: Source,
     choice: Option<Arc<dyn Picker>>,
     policy: Policy,
+    health: Option<Health>,
+    warmup: Option<Warmup>,
+    zone: Option<Zone>,
+    budget: Option<BudgetPolicy>,
     dialer: Option<Arc<dyn Dialer>>,
     auth: Way,
     conflict: Option<ConfigError>,
@@ -97,6 +105,10 @@ impl ClientBuilder {
             source: Source::Default,
             choice: None,
             policy: Policy::RoundRobin,
+            health: Some(Health::default()),
+            warmup: Some(Warmup::default()),
+            zone: None,
+            budget: Some(BudgetPolicy::default()),
             dialer: None,
             auth: Way::None,
             conflict: None,
@@ -136,9 +148,29 @@ impl ClientBuilder {
         Self { choice: Some(Arc::new(picker)), ..self }
     }
 
-    /// Chooses peers by a policy that knows how busy they are.
+    /// Chooses peers by a policy that knows how busy they are, such as [`Policy::PeakEwma`].
     pub fn balance(self, policy: Policy) -> Self {
         Self { choice: None, policy, ..self }
+    }
+
+    /// When a peer that fails is taken out for a while (B-3.3); `None` for never.
+    pub fn health(self, health: impl Into<Option<Health>>) -> Self {
+        Self { health: health.into(), ..self }
+    }
+
+    /// How fast a peer that joins later gets its share (B-2.9); `None` for at once.
+    pub fn warmup(self, warmup: impl Into<Option<Warmup>>) -> Self {
+        Self { warmup: warmup.into(), ..self }
+    }
+
+    /// Where this client is: peers of its zone are preferred while they have room (B-2.8).
+    pub fn zone(self, zone: Zone) -> Self {
+        Self { zone: Some(zone), ..self }
+    }
+
+    /// How many calls may be sent again, as a part of all (B-5.3); `None` for all that fail.
+    pub fn budget(self, budget: impl Into<Option<BudgetPolicy>>) -> Self {
+        Self { budget: budget.into(), ..self }
     }
 
     /// Connects to peers by this dialer.
@@ -348,18 +380,19 @@ impl ClientBuilder {
         let (dialer, auth) =
             dialer_and_auth(self.dialer, self.auth, self.connect_timeout, retry.per_try_limit())?;
         let (discovery, owns_discovery) = open(self.source, &service)?;
-        // Ejection needs probes, which calls of this client are not yet.
         let balance = BalanceSettings {
             policy: self.policy,
             seed: self.seed,
-            health: None,
-            warmup: None,
+            health: self.health,
+            warmup: self.warmup,
+            zone: self.zone,
             ..BalanceSettings::default()
         };
         let settings = Settings {
             choice: self.choice.map_or(Choice::Policy, Choice::Picker),
             auth,
             retry,
+            budget: self.budget.map(|policy| Arc::new(Budget::new(&policy))),
             request_timeout: self.request_timeout,
             body_timeout: self.body_timeout,
             redirects: self.redirects,
@@ -463,6 +496,10 @@ impl fmt::Debug for ClientBuilder {
             source,
             choice,
             policy,
+            health,
+            warmup,
+            zone,
+            budget,
             dialer,
             auth,
             conflict: _,
@@ -491,6 +528,10 @@ impl fmt::Debug for ClientBuilder {
             )
             .field("has_picker", &choice.is_some())
             .field("policy", policy)
+            .field("health", health)
+            .field("warmup", warmup)
+            .field("zone", zone)
+            .field("budget", budget)
             .field("dialer", dialer)
             .field("auth", &auth.name())
             .field("min_peers", min_peers)

@@ -1,6 +1,9 @@
 //! One call: pick, dial, attach, send; again or not.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::{
     HeaderName, Request, Response, StatusCode, Uri,
@@ -31,11 +34,6 @@ use crate::{
     replay::Replay,
     secure::Crossing,
 };
-
-/// A peer is out for so long after it did not prove who it is (B-3.6).
-const QUARANTINE: u64 = 60_000_000_000;
-/// The longest pause that a peer may ask for (B-4.4).
-const LONGEST_THROTTLE: Duration = Duration::from_secs(30);
 
 const ATTEMPT: HeaderName = HeaderName::from_static(ATTEMPT_HEADER);
 const TIMEOUT: HeaderName = HeaderName::from_static(TIMEOUT_HEADER);
@@ -209,6 +207,9 @@ impl<'c> Call<'c> {
         let by_key = settings.retry.honours_idempotency_key() && head.headers.contains_key(IDEMPOTENCY_KEY);
         let idempotent = self.options.idempotent || by_key || repeat::is_idempotent(head.method.as_str());
         let mut retry = RetryState::new(&settings.retry, idempotent, self.serving(head));
+        if let Some(budget) = &settings.budget {
+            retry = retry.with_budget(Arc::clone(budget), self.shared.members.at(self.began));
+        }
         let mut tried = LeaveOut::default();
         // What the caller gets if nothing better comes: the last answer, or else the last failure.
         let mut answered: Option<(Response<Body>, Lease)> = None;
@@ -216,7 +217,10 @@ impl<'c> Call<'c> {
         let mut now = self.began;
         let mut fresh = false;
         loop {
-            let mut lease = match self.pick(head, &tried, retry.attempts() + 1, &mut now).await {
+            let mut lease = match self
+                .pick(head, &tried, (retry.attempts() + 1, idempotent && body.is_whole()), &mut now)
+                .await
+            {
                 Ok(lease) => lease,
                 Err(error) => {
                     return match (answered, failed) {
@@ -294,7 +298,7 @@ impl<'c> Call<'c> {
                 deadline: self.deadline.map(|deadline| members.at(deadline)),
                 other_peer: members.balancer().has_other(&tried, members.at(now)),
                 replayable: body.is_whole(),
-                estimate: 0,
+                estimate: members.balancer().best_estimate(&tried, members.at(now)),
                 was_probe,
             };
             match retry.ended(event, &situation, members.balancer().random().next_u64()) {
@@ -311,7 +315,8 @@ impl<'c> Call<'c> {
                     }
                 }
                 stop => {
-                    let told_not_to = stop == Action::Return(StopReason::ToldNotTo);
+                    let told_not_to =
+                        matches!(stop, Action::Return(StopReason::ToldNotTo | StopReason::BudgetUsedUp));
                     return match (answered, failed) {
                         (Some((response, lease)), _) => Ok(self.hand_over(response, lease)),
                         (None, Some(failure)) => Err(self.failure(failure, &retry, told_not_to)),
@@ -328,7 +333,7 @@ impl<'c> Call<'c> {
         &self,
         head: &Parts,
         tried: &LeaveOut,
-        attempt: u32,
+        (attempt, repeatable): (u32, bool),
         now: &mut Instant,
     ) -> Result<Lease, ClientError> {
         let members = &self.shared.members;
@@ -340,7 +345,7 @@ impl<'c> Call<'c> {
             random: members.balancer().random(),
         };
         let choice = &self.settings().choice;
-        let not_picked = match members.pick(choice, tried, &cx, *now) {
+        let not_picked = match members.pick(choice, tried, &cx, repeatable, *now) {
             Ok(lease) => return Ok(lease),
             Err(not_picked) => not_picked,
         };
@@ -356,7 +361,7 @@ impl<'c> Call<'c> {
             let mut changed = std::pin::pin!(members.changed());
             changed.as_mut().enable();
             *now = Instant::now();
-            match members.pick(choice, tried, &cx, *now) {
+            match members.pick(choice, tried, &cx, repeatable, *now) {
                 Ok(lease) => return Ok(lease),
                 Err(error) if may_appear(&error) => {
                     if timeout_at(until, changed).await.is_err() {
@@ -378,7 +383,7 @@ impl<'c> Call<'c> {
         began: Instant,
     ) -> Ended {
         let (members, settings) = (&self.shared.members, self.settings());
-        let member = std::sync::Arc::clone(lease.member());
+        let member = Arc::clone(lease.member());
         let peer = member.peer();
         if self.deadline.is_some_and(|deadline| deadline.saturating_duration_since(began) < deadline::LEAST) {
             return Ended::NoTime;
@@ -525,10 +530,11 @@ impl<'c> Call<'c> {
         let time = members.at(now);
         members.balancer().head(lease, outcome, time);
         members.answered(lease.member(), time);
-        if let Some(pause) = retry_after {
-            let pause = pause.min(LONGEST_THROTTLE).as_nanos();
-            // Half a minute at most.
-            members.balancer().throttle(lease.member(), time.saturating_add(pause as u64), time);
+        if outcome == Outcome::Throttled {
+            members.balancer().throttled(lease.member(), retry_after, time);
+        }
+        if outcome != Outcome::Success {
+            members.tell();
         }
         self.attempts.push(Attempt {
             peer: PeerInfo::new(lease.peer().clone()),
@@ -552,11 +558,12 @@ impl<'c> Call<'c> {
                 members.unreachable(lease.member(), time);
             }
             FailureKind::Identity => {
-                members.balancer().quarantine(lease.member(), time.saturating_add(QUARANTINE), time);
+                members.balancer().not_identified(lease.member(), time);
                 error!(peerage.node_id = %escape(lease.peer().node_id()), "peer did not prove who it is");
             }
             _ => {}
         }
+        members.tell();
         self.attempts.push(Attempt {
             peer: PeerInfo::new(lease.peer().clone()),
             outcome,
@@ -573,13 +580,15 @@ impl<'c> Call<'c> {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let elapsed = now.saturating_duration_since(began);
         let per_try = self.settings().retry.per_try_limit().map(nanos);
-        let is_blamed = deadline::is_blamed(nanos(elapsed), per_try, 0, self.limit.map(nanos));
-        let outcome = if is_blamed { Outcome::Hard } else { Outcome::Cancelled };
         let time = members.at(now);
+        let estimate = lease.member().state().estimate(time);
+        let is_blamed = deadline::is_blamed(nanos(elapsed), per_try, estimate, self.limit.map(nanos));
+        let outcome = if is_blamed { Outcome::Hard } else { Outcome::Cancelled };
         members.balancer().head(lease, outcome, time);
         if is_blamed {
             members.unreachable(lease.member(), time);
         }
+        members.tell();
         self.attempts.push(Attempt {
             peer: PeerInfo::new(lease.peer().clone()),
             outcome,

@@ -6,15 +6,17 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use peerage_balance::{
-    Announced, Balancer, Flags, LeaveOut, PeerKey, PickError, PickInput, Weight, key_hash,
+    Announced, Balancer, Flags, LeaveOut, Outcome, PeerKey, PickError, PickInput, Weight, What, key_hash,
 };
 use peerage_discovery::{Discovery, Peer, PeerState, Report, Snapshot, escape};
 use tokio::{
     sync::{Notify, futures::Notified},
-    time::Instant,
+    task::JoinSet,
+    time::{Instant, sleep_until},
 };
 use tracing::{debug, warn};
 
@@ -29,6 +31,8 @@ const ALIVE_EVERY: u64 = 1_000_000_000;
 /// How often discovery is asked to look again because a peer cannot be reached (B-9.1).
 const REFRESH_EVERY: u64 = 1_000_000_000;
 const NEVER: u64 = u64::MAX;
+/// How long the dial of an ejected peer may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Who chooses the peer.
 pub(crate) enum Choice {
@@ -45,6 +49,8 @@ pub(crate) struct Members {
     pub(crate) dialer: Arc<dyn Dialer>,
     balancer: Balancer<Peer, Arc<Node>>,
     changed: Notify,
+    /// Wakes who dials ejected peers.
+    ejected: Notify,
     /// The version that the balancer has. Also keeps two updates from crossing.
     applied: Mutex<Option<u64>>,
     /// Where the balancer's time begins.
@@ -115,6 +121,7 @@ impl Members {
             dialer,
             balancer: Balancer::new(settings),
             changed: Notify::new(),
+            ejected: Notify::new(),
             applied: Mutex::new(None),
             epoch: Instant::now(),
             refreshed: AtomicU64::new(NEVER),
@@ -149,8 +156,57 @@ impl Members {
             let members = &following.0;
             let mut changes = members.discovery.subscribe();
             members.apply(&changes.borrow());
-            while let Some(snapshot) = changes.changed().await {
-                members.apply(&snapshot);
+            // Ends with this future: nobody dials for a client that is gone.
+            let mut probes = JoinSet::new();
+            loop {
+                let probe_at = members.balancer.dial_probe_at();
+                let due = probe_at.map_or(members.epoch, |at| members.epoch + Duration::from_nanos(at));
+                tokio::select! {
+                    snapshot = changes.changed() => match snapshot {
+                        Some(snapshot) => members.apply(&snapshot),
+                        None => return,
+                    },
+                    () = members.ejected.notified() => {}
+                    () = sleep_until(due), if probe_at.is_some() => members.probe(&mut probes),
+                    Some(_) = probes.join_next() => {}
+                }
+            }
+        }
+    }
+
+    /// Dials the ejected peers that no call has tried for a while (B-3.3).
+    fn probe(self: &Arc<Self>, probes: &mut JoinSet<()>) {
+        while let Some(mut lease) = self.balancer.dial_probe(self.now()) {
+            let channel = lease.member().attached().channel.get().cloned();
+            let members = Arc::clone(self);
+            probes.spawn(async move {
+                lease.sent(members.now());
+                // A channel that cannot only connect leaves it to the next call.
+                let outcome = match channel {
+                    Some(channel) => channel.connect(Instant::now() + PROBE_LIMIT).await,
+                    None => None,
+                };
+                members.balancer.head(&mut lease, outcome.unwrap_or(Outcome::Cancelled), members.now());
+                members.tell();
+            });
+        }
+    }
+
+    /// Tells the log, and whoever probes, what happened to peers.
+    pub(crate) fn tell(&self) {
+        if !self.balancer.has_notices() {
+            return;
+        }
+        for notice in self.balancer.take_notices() {
+            let peer = notice.key.as_ref().map_or_else(String::new, |key| escape(key.as_str()).to_string());
+            match notice.what {
+                What::Ejected { rule, until } => {
+                    let pause = Duration::from_nanos(until.saturating_sub(notice.at));
+                    warn!(peerage.node_id = peer, ?rule, ?pause, "peer ejected");
+                    self.ejected.notify_one();
+                }
+                What::PanicOn => warn!("most peers are out: all are used again"),
+                what => debug!(peerage.node_id = peer, "peer {}", what.as_str()),
             }
         }
     }
@@ -176,6 +232,7 @@ impl Members {
             debug!(peerage.node_id = %escape(member.peer().node_id()), "peer moved");
             member.attached().close();
         }
+        self.tell();
         self.changed.notify_waiters();
     }
 
@@ -191,6 +248,8 @@ impl Members {
         let mut announced = Announced::new(peer.clone(), peer.node_id(), addresses.join(" "), node);
         announced.suspect = matches!(peer.state(), PeerState::Suspect { .. });
         announced.last_seen = self.at(peer.last_seen());
+        announced.zone = peer.metadata().get_str("zone").map(Arc::from);
+        announced.region = peer.metadata().get_str("region").map(Arc::from);
         if let Some(weight) = peer.metadata().get_str("weight") {
             announced.weight = Weight::parse(weight).unwrap_or_else(|| {
                 if before.is_none() {
@@ -208,9 +267,10 @@ impl Members {
         choice: &Choice,
         tried: &LeaveOut,
         cx: &PickContext<'_>,
+        repeatable: bool,
         now: Instant,
     ) -> Result<Lease, NotPicked> {
-        let input = PickInput::new(self.at(now)).without(tried);
+        let input = PickInput::new(self.at(now)).without(tried).repeatable(repeatable);
         match choice {
             Choice::Policy => self.balancer.pick(&input.key(cx.key.map(|key| key_hash(key.as_bytes())))),
             Choice::Picker(picker) => self
@@ -248,6 +308,10 @@ impl Members {
     /// Closes every channel.
     pub(crate) fn close(&self) {
         self.balancer.set().members().iter().for_each(|member| member.attached().close());
+    }
+
+    pub(crate) fn explain_pick(&self) -> String {
+        self.balancer.pick_explained(&PickInput::new(self.now())).why.to_string()
     }
 
     pub(crate) fn explain(&self) -> String {

@@ -19,7 +19,7 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, uri::Authority};
-use peerage_balance::RetryPolicy;
+use peerage_balance::{Budget, RetryPolicy};
 use peerage_discovery::{Discovery, Peer, ServiceType, Status, Subscription};
 use tokio::{task::AbortHandle, time::Instant};
 use tracing::warn;
@@ -77,6 +77,7 @@ struct Settings {
     choice: Choice,
     auth: Auth,
     retry: RetryPolicy,
+    budget: Option<Arc<Budget>>,
     request_timeout: Option<Duration>,
     body_timeout: BodyTimeout,
     redirects: Redirects,
@@ -177,6 +178,13 @@ impl Client {
     #[must_use]
     pub fn explain(&self) -> String {
         self.shared.members.explain()
+    }
+
+    /// Where a call would go now, and why, for people: what the policy compared, and what keeps the other
+    /// peers out. It picks a peer and lets go of it.
+    #[must_use]
+    pub fn explain_pick(&self) -> String {
+        self.shared.members.explain_pick()
     }
 
     /// The service whose peers it calls.

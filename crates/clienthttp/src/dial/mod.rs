@@ -151,6 +151,23 @@ impl Channel {
         }
     }
 
+    /// Opens a connection for a later call, to see whether it can be opened. `None` where the channel cannot
+    /// do that alone.
+    #[cfg_attr(
+        not(feature = "zap"),
+        expect(clippy::unused_async, unused_variables, reason = "see the other half")
+    )]
+    pub(crate) async fn connect(&self, until: Instant) -> Option<Outcome> {
+        match &self.kind {
+            #[cfg(feature = "zap")]
+            Kind::Zap(client) => Some(match client.connect(Some(until)).await {
+                Ok(()) => Outcome::Success,
+                Err(error) => zap::failure(error).outcome().unwrap_or(Outcome::Cancelled),
+            }),
+            Kind::Other(_) => None,
+        }
+    }
+
     /// Closes idle connections, and the others as they become idle.
     pub(crate) fn close(&self) {
         match &self.kind {

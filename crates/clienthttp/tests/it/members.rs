@@ -138,7 +138,8 @@ async fn a_peer_that_refuses_is_reported_and_a_doubted_one_that_refuses_is_passe
     let source = Announcer::new(SourceId::Static);
     source.join("billing-1", &[peer.addr()]);
     source.join("billing-2", &[refuser.addr()]);
-    let client = source.client().min_peers(2).build().await.unwrap();
+    // Ejection would pass over it after two failures.
+    let client = source.client().min_peers(2).health(None).build().await.unwrap();
     let attempts = async |calls: usize| {
         let mut attempts = 0;
         for _ in 0..calls {

@@ -54,7 +54,8 @@ async fn h033_a_post_lost_after_it_was_read_is_not_sent_twice() {
     let bad = closes_after_reading().await;
     let (one, two) = (Peer::start("billing-1").await, Peer::start("billing-2").await);
     let all = [("billing-1", one.addr()), ("billing-2", two.addr()), ("billing-3", bad.addr())];
-    let client = client_at(&all).build().await.unwrap();
+    // Ejection would spare half of them.
+    let client = client_at(&all).health(None).build().await.unwrap();
     let mut lost = 0;
     for _ in 0..30 {
         match client.post("/").body("x").send().await {
@@ -189,6 +190,66 @@ async fn a_request_that_is_given_back_is_the_one_that_was_given() {
     let request = error.into_request().expect("nothing was sent");
     let headers: Vec<_> = request.headers().keys().map(|name| name.as_str()).collect();
     assert_eq!(headers, ["x-own"], "no credential of ours above all");
+}
+
+#[tokio::test]
+async fn b_5_3_s224_a_total_outage_is_not_made_worse_than_by_a_fifth() {
+    let all = [answering("billing-1", 502, &[]).await, answering("billing-2", 502, &[]).await];
+    let client = client_of(&all).build().await.unwrap();
+    for _ in 0..200 {
+        assert_eq!(client.get("/").send().await.unwrap().status(), 502);
+    }
+    let seen: usize = all.iter().map(|peer| peer.seen.count()).sum();
+    // A fifth of the calls, and the reserve of one a second for ten seconds; one more for each second it took.
+    assert!((201..=260).contains(&seen), "{seen} requests for 200 calls");
+
+    let without = client_of(&all).budget(None).build().await.unwrap();
+    for _ in 0..50 {
+        without.get("/").send().await.unwrap();
+    }
+    let more: usize = all.iter().map(|peer| peer.seen.count()).sum();
+    assert_eq!(more - seen, 100, "without a budget each is sent twice");
+}
+
+#[tokio::test]
+async fn b_3_3_a_peer_that_fails_is_taken_out_and_comes_back_by_a_probe() {
+    let healed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let state = healed.clone();
+    let router = Router::new().fallback(move || {
+        let status = if state.load(Ordering::Relaxed) { 200 } else { 502 };
+        async move { StatusCode::from_u16(status).unwrap() }
+    });
+    let bad = Peer::serve("billing-1", router).await;
+    let good = [Peer::start("billing-2").await, Peer::start("billing-3").await];
+    let client = client_of([&bad, &good[0], &good[1]]).build().await.unwrap();
+    for _ in 0..100 {
+        assert_eq!(client.get("/").send().await.unwrap().status(), 200);
+    }
+    // R2: five in a row, and nothing for the second that it is out (or two, if these calls took longer).
+    let seen = bad.seen.count();
+    assert!((5..=7).contains(&seen), "{seen} of 100 calls went to the peer that fails");
+    assert!(client.explain().contains("ejected"), "{}", client.explain());
+
+    healed.store(true, Ordering::Relaxed);
+    let post = client.post("/").send().await.unwrap();
+    assert_eq!(post.status(), 200, "what may not be repeated is never the probe");
+    let begin = Instant::now();
+    while bad.seen.count() < seen + 5 {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{}", client.explain());
+        assert_eq!(client.get("/").send().await.unwrap().status(), 200);
+    }
+    assert!(!client.explain().contains("ejected"), "{}", client.explain());
+}
+
+#[tokio::test]
+async fn b_10_3_a_pick_is_explained() {
+    let all = [Peer::start("billing-1").await, Peer::start("billing-2").await];
+    let client = client_of(&all).balance(peerage_clienthttp::Policy::PeakEwma).build().await.unwrap();
+    for _ in 0..20 {
+        client.get("/").send().await.unwrap();
+    }
+    let why = client.explain_pick();
+    assert!(why.contains("peak_ewma") && why.contains("billing-1") && why.contains("billing-2"), "{why}");
 }
 
 #[tokio::test]

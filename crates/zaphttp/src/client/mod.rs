@@ -149,6 +149,22 @@ impl Client {
         }
     }
 
+    /// Opens a connection, TLS and all, and keeps it for the next request.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] at the stage [`Stage::NotSent`], as [`send`](Self::send) would fail to connect; at the
+    /// deadline [`SendErrorKind::Timeout`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection.
+    pub async fn connect(&self, deadline: Option<Instant>) -> Result<(), SendError> {
+        let conn = self.shared.dial(deadline).await?;
+        self.shared.pool.put(conn);
+        Ok(())
+    }
+
     /// Closes the idle connections. Requests that are running finish; later ones fail with
     /// [`SendErrorKind::Shutdown`]. Doing it twice does nothing more.
     pub fn close(&self) {
