@@ -10,12 +10,17 @@ use peerage_tests::skipped;
 use crate::kit::text;
 
 /// Where a command of the README is run, if not in [`the_commands_of_the_readme_do_what_it_says`].
-const ELSEWHERE: [(&str, &str); 2] = [
+const ELSEWHERE: [(&str, &str); 4] = [
     (
         "cargo run --release -p peerage-cli -- demo",
         "demo::the_demo_ends_well_with_one_peer_killed_and_one_hung",
     ),
     ("cargo xtask test", "what runs this"),
+    (
+        "cargo install --path crates/git-remote-entire",
+        "the binary that crates/git-remote-entire/tests starts",
+    ),
+    ("git clone entire://eu.cluster.example/et/project/repo", "crates/git-remote-entire/tests/it/real.rs"),
 ];
 
 const SERVERS: &str = "python3 -m http.server 9000\n\
