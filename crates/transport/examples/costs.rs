@@ -1,4 +1,4 @@
-//! The figures that transport §16 wants, measured: `cargo run --release -p peerage-transport --example figures`.
+//! The figures that transport §16 wants, measured: `cargo run --release -p peerage-transport --example costs`.
 
 #![expect(
     clippy::unwrap_used,
