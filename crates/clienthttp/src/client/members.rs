@@ -18,7 +18,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
 };
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::{BoxError, Channel, Dialer, PickContext, Picker, dial::is_local, pick::place_of};
 
@@ -202,7 +202,7 @@ impl Members {
             match notice.what {
                 What::Ejected { rule, until } => {
                     let pause = Duration::from_nanos(until.saturating_sub(notice.at));
-                    warn!(peerage.node_id = peer, ?rule, ?pause, "peer ejected");
+                    info!(peerage.node_id = peer, ?rule, ?pause, "peer ejected");
                     self.ejected.notify_one();
                 }
                 What::PanicOn => warn!("most peers are out: all are used again"),
