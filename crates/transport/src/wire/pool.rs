@@ -11,6 +11,9 @@ use super::http1::Conn;
 /// Most idle connections to one origin: a fetch uses one, a program that uses a proxy from many tasks a few.
 const MAX_IDLE: usize = 32;
 
+/// How long a connection is kept at most; no request takes one that idled longer (`exchange`).
+const KEPT: Duration = Duration::from_secs(5);
+
 /// What a connection was made for. Everything else about it (roots, proxies, ALPN) is the same for all
 /// connections of a pool, which belongs to one proxy (S-040).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,9 +34,15 @@ impl Pool {
             return;
         }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = idle.entry(key).or_default();
-        if idle.len() < MAX_IDLE {
-            idle.push((conn, Instant::now()));
+        let now = Instant::now();
+        // All origins: redirects can lead to any number of them, each only once.
+        idle.retain(|_, of_origin| {
+            of_origin.retain(|(conn, since)| !conn.is_closed() && now.duration_since(*since) <= KEPT);
+            !of_origin.is_empty()
+        });
+        let of_origin = idle.entry(key).or_default();
+        if of_origin.len() < MAX_IDLE {
+            of_origin.push((conn, now));
         }
     }
 
