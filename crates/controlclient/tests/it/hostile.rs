@@ -199,6 +199,7 @@ async fn no_to_every_beat_is_no_storm() {
     let mut states = registration.states();
     let lost = states.wait_for(|state| state.name() == "lost");
     timeout(secs(5), lost).await.expect("it is seen").unwrap();
+    // The time in which calls are counted: too many of them is what this looks for.
     tokio::time::sleep(secs(3)).await;
     let calls = calls.load(Ordering::Relaxed);
     assert!(calls <= 20, "{calls} calls in 3 s");
@@ -300,6 +301,7 @@ async fn a_connection_that_closes_after_each_answer_is_no_storm() {
         }
     });
     let registration = start(addr).await.unwrap();
+    // The time in which connections are counted: too many of them is what this looks for.
     tokio::time::sleep(secs(4)).await;
     let connections = connections.load(Ordering::Relaxed);
     // The interval is 2 s: its beats, and one early one for each.
