@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("devgateway", &["controlclient"]),
     ("clienthttp", &["balance", "discovery", "zaphttp"]),
     ("peerage", &["balance", "discovery", "zaphttp", "clienthttp", "controlclient"]),
-    ("cli", &["peerage", "devgateway"]),
+    ("cli", &["peerage", "devgateway", "git-remote-entire"]),
     ("git-remote-entire", &["transport"]),
 ];
 

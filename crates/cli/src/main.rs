@@ -1,7 +1,8 @@
 //! The command `peerage`: services find each other and call each other.
 //!
 //! `args.rs` is the command line, `cmd/` holds a file a subcommand, `output.rs` what is printed and the exit
-//! codes, `upstream.rs` what `expose` forwards to, `stop.rs` Ctrl-C.
+//! codes, `upstream.rs` what `expose` forwards to, `stop.rs` Ctrl-C. Called by the name `git-remote-entire`, the same
+//! program is Git's helper of that name.
 
 mod args;
 mod cmd;
@@ -11,6 +12,7 @@ mod setup;
 mod stop;
 mod upstream;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -18,7 +20,15 @@ use clap::Parser;
 use crate::args::{Cli, Command};
 use crate::output::{Failure, Output};
 
+/// The name by which Git calls its helper for `entire://` URLs.
+const GIT_HELPER: &str = "git-remote-entire";
+
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next();
+    if name.as_deref().and_then(|name| Path::new(name).file_name()).is_some_and(|name| name == GIT_HELPER) {
+        return git_remote_entire::run(&arguments.collect::<Vec<_>>(), |name| std::env::var_os(name));
+    }
     // clap itself ends the process with 2 on bad usage and with 0 on --help.
     let cli = Cli::parse();
     match run(cli) {

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use git_remote_entire::diagnostics;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+
+use crate::diagnostics;
 
 /// Shows the events of our crates. Those of others, which know nothing of our secrets, are not shown.
 pub(crate) fn install() {

@@ -6,7 +6,7 @@
 //! of it can be tested without a network, and another transport can take the place of ours.
 //!
 //! # Map
-//! [`Helper::run`] is the command loop (`helper.rs`). Behind it: `list` (`list.rs`), `stateless-connect`
+//! [`run`] is the program. [`Helper::run`] is the command loop (`helper.rs`). Behind it: `list` (`list.rs`), `stateless-connect`
 //! (`stateless.rs`, protocol v2), `connect` (`connect.rs`, v0 and v1), `push` (`push.rs`, by way of
 //! `git send-pack`) and `fetch` (`fetch.rs`, by way of `git fetch-pack`). What they share: [`pktline`], requests
 //! that are put aside before they are posted (`receive.rs`, [`Spool`]), the identity added to them (`agent.rs`),
@@ -20,6 +20,7 @@ mod child;
 mod connect;
 mod copy;
 pub mod credentials;
+mod debug_log;
 pub mod diagnostics;
 mod error;
 mod fetch;
@@ -31,10 +32,12 @@ mod list;
 mod options;
 mod outer;
 pub mod pktline;
+mod program;
 mod proxy;
 mod push;
 mod receive;
 mod remote;
+mod signals;
 mod spool;
 mod stateless;
 pub mod v2;
@@ -46,6 +49,7 @@ pub use error::HelperError;
 pub use helper::{Helper, Settings};
 pub use invocation::{Environment, Invocation, USAGE, help_text, version_text};
 pub use options::{Family, Options};
+pub use program::run;
 pub use proxy::ProxyRemote;
 pub use remote::{BoxError, Chunks, Remote, Service};
 pub use spool::{Body, MEMORY_LIMIT, Spool};

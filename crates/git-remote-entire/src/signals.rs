@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use git_remote_entire::{Cancel, diagnostics};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{Cancel, diagnostics};
 
 /// After this long, somebody who waits for the end is told that it is under way.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -7,7 +7,7 @@ fn the_demo_ends_well_with_one_peer_killed_and_one_hung() {
     let output = run(&["--json", "demo"]);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{said}\n{}", text(&output.stderr));
-    for step in ["1 certificates", "1 gateway", "2 services", "3 calls", "4 trouble", "5 gateway"] {
+    for step in ["1 certificates", "1 gateway", "2 services", "3 calls", "4 trouble", "5 gateway", "6 git"] {
         assert!(said.contains(&format!("\"step\":\"{step}\"")), "{step} is not shown: {said}");
     }
     let summary =

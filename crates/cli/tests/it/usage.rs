@@ -96,3 +96,14 @@ fn completions_and_the_man_page_come_from_the_same_source() {
     let page = text(&run(&["man"]).stdout);
     assert!(page.contains(".TH peerage 1") && page.contains("expose"), "{page}");
 }
+
+#[test]
+fn by_the_name_of_gits_helper_it_is_that_helper() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let link = directory.path().join("git-remote-entire");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_peerage"), &link).expect("a link");
+    let output = std::process::Command::new(&link).arg("--version").output().expect("it starts");
+    assert!(text(&output.stdout).starts_with("git-remote-entire "), "{}", text(&output.stdout));
+    let output = std::process::Command::new(&link).args(["origin", "entire://"]).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(128), "Git's exit code, and not clap's");
+}

@@ -1,5 +1,6 @@
 //! `peerage demo`: the main job on real parts, each step checked before it is printed.
 
+mod git;
 pub(crate) mod peer;
 
 use std::process::Stdio;
@@ -129,6 +130,8 @@ impl Stage {
 
         hung.signal(Signal::CONT).map_err(|error| step_failed("5 gateway", &error))?;
         self.registrations(&gateway, &[left.node_id, hung.node_id]).await?;
+
+        git::show(self).await?;
 
         self.summary(&calm, &trouble)?;
         if stay {
@@ -301,8 +304,8 @@ impl Stage {
             "a service that stays registered",
             "peerage register --gateway 127.0.0.1:50090 --addr 127.0.0.1:9000 …",
         ]);
-        self.output.line(rows)?;
-        self.output.line(format_args!("not in this version: Git replicas (step 6)"))
+        rows.add_row(["Git over replicas", "git clone entire://eu.cluster.example/et/project/repo"]);
+        self.output.line(rows)
     }
 
     /// Serves `http://billing.localhost:PORT/` until Ctrl-C.
@@ -328,6 +331,14 @@ impl Stage {
         let mark = self.output.good("ok");
         let step = self.output.strong(&format!("{step:<15}"));
         self.output.line(format_args!("{mark} {step} {text}"))
+    }
+
+    /// A step whose parts are not here.
+    fn skipped(&self, step: &str, why: &str) -> Result<(), Failure> {
+        if self.output.json {
+            return self.output.event(&json!({ "event": "skipped", "step": step, "text": why }));
+        }
+        self.output.line(format_args!("-- {} skipped: {why}", self.output.strong(&format!("{step:<15}"))))
     }
 
     fn note(&self, text: &str) -> Result<(), Failure> {
