@@ -243,7 +243,10 @@ impl<P: Clone, C> Balancer<P, C> {
             }
             members.push(member);
         }
-        for gone in known.values_mut().filter(|gone| gone.left_at.is_none()) {
+        let mut gone: Vec<_> = known.values_mut().filter(|gone| gone.left_at.is_none()).collect();
+        // In an order that is the same in every run.
+        gone.sort_unstable_by(|a, b| a.member.key.cmp(&b.member.key));
+        for gone in gone {
             gone.left_at = Some(now);
             gone.member.state.set_flag(Flags::DRAINING, true);
             changes.left.push(Arc::clone(&gone.member));
@@ -333,6 +336,17 @@ impl<P: Clone, C> Balancer<P, C> {
     pub fn member(&self, key: &PeerKey) -> Option<Arc<Member<P, C>>> {
         let known = self.known();
         known.get(key).filter(|known| known.left_at.is_none()).map(|known| Arc::clone(&known.member))
+    }
+
+    /// The peers that left while calls to them still run, by identity.
+    pub fn leaving(&self) -> Vec<Arc<Member<P, C>>> {
+        let known = self.known();
+        let left = known.values().filter(|known| known.left_at.is_some());
+        let running = left.map(|known| &known.member).filter(|member| member.state.pending() > 0);
+        let mut leaving: Vec<_> = running.cloned().collect();
+        drop(known);
+        leaving.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        leaving
     }
 
     /// How peers are chosen.

@@ -25,6 +25,21 @@ pub enum PickErrorKind {
     NoneChosen,
 }
 
+impl fmt::Display for PickErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotReady => f.write_str("nobody was announced yet"),
+            Self::NoPeers => f.write_str("no peers are known"),
+            Self::AllExcluded => f.write_str("every known peer is kept out"),
+            Self::AllThrottled { retry_after } => {
+                write!(f, "every peer asked for a pause, the shortest {retry_after:?}")
+            }
+            Self::Saturated => f.write_str("every peer has as many calls as it may"),
+            Self::NoneChosen => f.write_str("the picker took none"),
+        }
+    }
+}
+
 /// Why no peer was picked. Its text names each peer and what keeps it out; it is made when shown.
 pub struct PickError<P, C = ()> {
     kind: PickErrorKind,
@@ -59,18 +74,10 @@ impl<P, C> Member<P, C> {
 
 impl<P, C> fmt::Display for PickError<P, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind {
-            PickErrorKind::NotReady => f.write_str("nobody was announced yet"),
-            PickErrorKind::NoPeers => f.write_str("no peers are known"),
-            PickErrorKind::AllExcluded => f.write_str("every known peer is kept out"),
-            PickErrorKind::AllThrottled { retry_after } => {
-                write!(f, "every peer asked for a pause, the shortest {retry_after:?}")
-            }
-            PickErrorKind::Saturated => f.write_str("every peer has as many calls as it may"),
-            PickErrorKind::NoneChosen => {
-                write!(f, "the picker took none of {} peers", self.set.eligible().len())
-            }
-        }?;
+        self.kind.fmt(f)?;
+        if self.kind == PickErrorKind::NoneChosen {
+            write!(f, " of {} peers", self.set.eligible().len())?;
+        }
         for member in self.set.members() {
             if let Some(why) = member.why_out(self.now) {
                 write!(f, "; {} {why}", member.key.as_str().escape_debug())?;

@@ -24,6 +24,22 @@ pub enum How {
     TriedAgain,
 }
 
+impl How {
+    /// A few words for people: "picked a by round_robin, …".
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Probe => "to find out whether it works again",
+            Self::Local => "in the own zone",
+            Self::Remote => "in other zones",
+            Self::All => "among all",
+            Self::Scan => "the first one usable",
+            Self::LastResort => "one that could not be reached lately",
+            Self::TriedAgain => "one that was tried already",
+        }
+    }
+}
+
 /// What a policy saw of a candidate.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -92,16 +108,7 @@ impl<P, C> fmt::Display for Explanation<P, C> {
         }
         write!(f, " by {}", self.policy.as_str())?;
         for step in &self.steps {
-            let text = match step {
-                How::Probe => "to find out whether it works again",
-                How::Local => "in the own zone",
-                How::Remote => "in other zones",
-                How::All => "among all",
-                How::Scan => "the first one usable",
-                How::LastResort => "one that could not be reached lately",
-                How::TriedAgain => "one that was tried already",
-            };
-            write!(f, ", {text}")?;
+            write!(f, ", {}", step.as_str())?;
         }
         if self.set.is_panic() {
             f.write_str("; most peers are out")?;

@@ -91,6 +91,12 @@ impl<P, C> Lease<P, C> {
         }
     }
 
+    /// Whether it was sent and has no outcome yet. Who drops it then gives up waiting, and reports
+    /// [`Cancelled`](Outcome::Cancelled) first: the time waited so far is news about the peer (B-2.5).
+    pub const fn is_waiting(&self) -> bool {
+        self.awaiting_since.is_some()
+    }
+
     /// The attempt has an outcome: ends the waiting. Returns whether that is news and how long it took.
     pub(crate) fn end_wait(&mut self, outcome: Outcome, now: u64) -> (bool, Option<u64>) {
         let is_news = !std::mem::replace(&mut self.is_reported, true);

@@ -139,8 +139,34 @@ impl Client {
         B: http_body::Body,
         B::Error: Into<BoxError>,
     {
+        self.send_once_noting(head, body, reuse, deadline, || {}).await
+    }
+
+    /// As [`send_once`](Self::send_once), and calls `ready` when the connection is there and the request goes
+    /// out on it: who measures how fast a peer answers does not want the handshake in it. Not called for a
+    /// request that never got that far.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_once`](Self::send_once).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send`](Self::send).
+    pub async fn send_once_noting<B>(
+        &self,
+        head: &request::Parts,
+        body: B,
+        reuse: Reuse,
+        deadline: Option<Instant>,
+        ready: impl FnOnce(),
+    ) -> Result<Response<Body>, SendError>
+    where
+        B: http_body::Body,
+        B::Error: Into<BoxError>,
+    {
         let content = Content::collect(body, &self.shared.settings.limits).await?;
-        match self.shared.attempt(head, &content, reuse, deadline).await {
+        match self.shared.attempt(head, &content, reuse, deadline, ready).await {
             Ok(response) => Ok(response),
             Err(Attempt { error, .. }) if error.stage() == Stage::NotSent => {
                 Err(error.giving_back(Outgoing { head: head.clone(), content }))
@@ -163,6 +189,20 @@ impl Client {
         let conn = self.shared.dial(deadline).await?;
         self.shared.pool.put(conn);
         Ok(())
+    }
+
+    /// Opens a connection, TLS and all, and closes it again: to see whether it can be opened, as often as
+    /// one likes without hoarding connections.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection.
+    pub async fn try_connect(&self, deadline: Option<Instant>) -> Result<(), SendError> {
+        self.shared.dial(deadline).await.map(drop)
     }
 
     /// Closes the idle connections. Requests that are running finish; later ones fail with
@@ -189,7 +229,7 @@ impl Shared {
         head: &request::Parts,
         content: &Content,
     ) -> Result<Response<Body>, SendError> {
-        let first = match self.attempt(head, content, Reuse::Idle, None).await {
+        let first = match self.attempt(head, content, Reuse::Idle, None, || {}).await {
             Ok(response) => return Ok(response),
             Err(failed) => failed,
         };
@@ -197,7 +237,7 @@ impl Shared {
             return Err(first.error);
         }
         debug!(kind = ?first.error.kind(), "reused connection was gone, sending again");
-        let again = self.attempt(head, content, Reuse::Never, None).await;
+        let again = self.attempt(head, content, Reuse::Never, None, || {}).await;
         again.map_err(|failed| failed.error.at_least(first.error.stage()))
     }
 
@@ -208,6 +248,7 @@ impl Shared {
         content: &Content,
         reuse: Reuse,
         deadline: Option<Instant>,
+        ready: impl FnOnce(),
     ) -> Result<Response<Body>, Attempt> {
         let Settings { limits, response_timeout, stream_idle_timeout: idle_timeout, .. } = &self.settings;
         let mut conn = match reuse {
@@ -218,6 +259,7 @@ impl Shared {
             self.give_back(conn);
             return Err(SendError::new(content.refused(error), Stage::NotSent).into());
         }
+        ready();
         conn.set_deadline(until(deadline, *response_timeout));
         let mut exchange = Exchange::over_by(deadline);
         match poll_fn(|cx| conn.poll_exchange(cx, &mut exchange, *idle_timeout)).await {
