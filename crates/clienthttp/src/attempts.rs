@@ -1,10 +1,12 @@
 //! What became of a call: whom it went to, and how often.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 use peerage_balance::{Outcome, Stage, deadline::NO_RETRY_HEADER};
 use peerage_discovery::{Endpoint, Peer, escape};
+
+use crate::PickExplanation;
 
 /// The peer that answered; in the extensions of every answer.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,8 +59,12 @@ pub struct Attempt {
     pub status: Option<StatusCode>,
     /// What went wrong, if there was none: words of ours, without input from anybody.
     pub failure: Option<&'static str>,
+    /// How long it took until the connection was there and the request went out; `None` if it never did.
+    pub connected: Option<Duration>,
     /// How long it took, to the head of the answer or the failure.
     pub elapsed: Duration,
+    /// Why it went there, if the call was [told to explain](crate::CallOptions::explain).
+    pub pick: Option<Arc<PickExplanation>>,
 }
 
 impl fmt::Display for Attempt {

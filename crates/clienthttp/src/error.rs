@@ -1,12 +1,12 @@
 //! What can go wrong, by what a caller does about it.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use peerage_balance::deadline::NO_RETRY_HEADER;
 use peerage_discovery::{DiscoveryError, ServiceType};
 
-use crate::{Attempts, Body, PeerInfo};
+use crate::{Attempts, Body, PeerInfo, PickExplanation};
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -321,6 +321,13 @@ impl ClientError {
         self.call().map(|call| &call.attempts)
     }
 
+    /// Why nobody could be picked: the candidates, and what kept each peer out. With
+    /// [`NoPeers`](Self::NoPeers), and with [`Saturated`](Self::Saturated) if it is the peers that are.
+    #[must_use]
+    pub fn explanation(&self) -> Option<&PickExplanation> {
+        self.call()?.pick.as_deref()
+    }
+
     /// The request, if nothing of it was sent and its body is still whole.
     #[must_use]
     pub fn request(&self) -> Option<&Request<Body>> {
@@ -383,6 +390,8 @@ pub struct Failed {
     pub(crate) request: Option<Request<Body>>,
     /// It was sent again, or that was refused.
     pub(crate) resend_spent: bool,
+    /// The pick that found nobody.
+    pub(crate) pick: Option<Arc<PickExplanation>>,
 }
 
 impl Failed {
@@ -406,11 +415,12 @@ impl fmt::Display for Failed {
 impl fmt::Debug for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The request is left out: its headers may hold credentials.
-        let Self { attempts, request, resend_spent } = self;
+        let Self { attempts, request, resend_spent, pick } = self;
         f.debug_struct("Failed")
             .field("attempts", attempts)
             .field("gives_back", &request.is_some())
             .field("resend_spent", resend_spent)
+            .field("explains_pick", &pick.is_some())
             .finish()
     }
 }

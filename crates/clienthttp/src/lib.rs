@@ -18,7 +18,7 @@
 //! # Map
 //! A call passes, in this order: [`Discovery`] (who is there) → [`Picker`] (which one) → [`Dialer`] (a
 //! connection) → [`AuthAttacher`] (credentials) → the exchange (again, or not: `peerage_balance`). Start
-//! reading at [`Client`]; one call is `client/call.rs`. What may cross which connection is `secure.rs`,
+//! reading at [`Client`]; one call is `client/call/`. What may cross which connection is `secure.rs`,
 //! which redirects are followed `redirect.rs`.
 //!
 //! # Features
@@ -42,7 +42,8 @@ mod response;
 mod secure;
 
 pub use peerage_balance::{
-    Backoff, BudgetPolicy, Health, InvalidPolicy, Outcome, Policy, RetryPolicy, Stage, Warmup, Zone,
+    Backoff, BudgetPolicy, Candidate, Counters, Health, How, InvalidPolicy, Outcome, PeerKey, Policy,
+    RetryPolicy, Stage, Warmup, Zone,
 };
 pub use peerage_discovery::{Discovery, Peer, ServiceType};
 
@@ -58,7 +59,10 @@ pub use self::{
     attempts::{Attempt, Attempts, PeerInfo},
     auth::{AuthAttacher, Bearer, NoAuth},
     body::Body,
-    client::{CallOptions, Client, ClientBuilder, Redirects, Sending},
+    client::{
+        CallOptions, Client, ClientBuilder, ClientView, Condition, KeptOut, PeerView, PickExplanation,
+        Redirects, Sending,
+    },
     dial::{Channel, Dialer, ExchangeError, FailureKind, Security},
     error::{BoxError, BuildError, ClientError, ConfigError, Failed, Insecure, Phase},
     pick::{PickContext, Picker, Random, RoundRobin},

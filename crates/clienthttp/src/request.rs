@@ -163,6 +163,11 @@ impl RequestBuilder {
         self.option(CallOptions::idempotent)
     }
 
+    /// Writes down why each attempt went where it went; see [`CallOptions::explain`].
+    pub fn explain(self) -> Self {
+        self.option(CallOptions::explain)
+    }
+
     /// The call is made to serve another one with these headers; see [`CallOptions::serving`].
     pub fn serving(self, headers: &HeaderMap) -> Self {
         self.option(|options| options.serving(headers))

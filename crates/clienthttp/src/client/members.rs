@@ -1,16 +1,15 @@
 //! The peers of a client: from discovery to something that can be called.
 
 use std::{
-    fmt::Write as _,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use peerage_balance::{
-    Announced, Balancer, Flags, LeaveOut, Outcome, PeerKey, PickError, PickInput, Weight, What, key_hash,
+    Announced, Balancer, Explained, LeaveOut, Outcome, PeerKey, PickError, PickInput, Weight, What, key_hash,
 };
 use peerage_discovery::{Discovery, Peer, PeerState, Report, Snapshot, escape};
 use tokio::{
@@ -20,17 +19,22 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use crate::{BoxError, Channel, Dialer, PickContext, Picker, dial::is_local, pick::place_of};
+pub(crate) use super::node::Node;
+use super::{
+    node::NEVER,
+    views::{PeerView, PickExplanation},
+};
+use crate::{Dialer, PickContext, Picker, pick::place_of};
 
 pub(crate) type Lease = peerage_balance::Lease<Peer, Arc<Node>>;
 pub(crate) type Member = peerage_balance::Member<Peer, Arc<Node>>;
 pub(crate) type NotPicked = PickError<Peer, Arc<Node>>;
+pub(crate) type Set = peerage_balance::Set<Peer, Arc<Node>>;
 
 /// How often discovery hears that a peer answers.
 const ALIVE_EVERY: u64 = 1_000_000_000;
 /// How often discovery is asked to look again because a peer cannot be reached (B-9.1).
 const REFRESH_EVERY: u64 = 1_000_000_000;
-const NEVER: u64 = u64::MAX;
 /// How long the dial of an ejected peer may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -65,48 +69,6 @@ struct Following(Arc<Members>);
 impl Drop for Following {
     fn drop(&mut self) {
         self.0.is_followed.store(false, Ordering::Release);
-    }
-}
-
-/// What a client keeps for a peer as long as it has one identity and one list of addresses.
-#[derive(Debug)]
-pub(crate) struct Node {
-    channel: OnceLock<Channel>,
-    dialing: Mutex<()>,
-    /// When discovery last heard that it answers, or [`NEVER`] since it last did not.
-    reported_alive: AtomicU64,
-    /// Whether what is sent to it stays on this host, whichever of its addresses is used.
-    pub(crate) is_local: bool,
-}
-
-impl Node {
-    fn new(peer: &Peer) -> Self {
-        Self {
-            channel: OnceLock::new(),
-            dialing: Mutex::new(()),
-            reported_alive: AtomicU64::new(NEVER),
-            is_local: peer.addresses().iter().all(is_local),
-        }
-    }
-
-    /// The channel to the peer, made once.
-    pub(crate) fn channel(&self, dialer: &dyn Dialer, peer: &Peer) -> Result<&Channel, BoxError> {
-        if let Some(channel) = self.channel.get() {
-            return Ok(channel);
-        }
-        // First calls only; `dial` does not wait.
-        let _one_dials = self.dialing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = self.channel.get() {
-            return Ok(channel);
-        }
-        let channel = dialer.dial(peer)?;
-        Ok(self.channel.get_or_init(|| channel))
-    }
-
-    fn close(&self) {
-        if let Some(channel) = self.channel.get() {
-            channel.close();
-        }
     }
 }
 
@@ -177,10 +139,10 @@ impl Members {
     /// Dials the ejected peers that no call has tried for a while (B-3.3).
     fn probe(self: &Arc<Self>, probes: &mut JoinSet<()>) {
         while let Some(mut lease) = self.balancer.dial_probe(self.now()) {
-            let channel = lease.member().attached().channel.get().cloned();
+            let channel = lease.member().attached().dialled().cloned();
             let members = Arc::clone(self);
             probes.spawn(async move {
-                lease.sent(members.now());
+                // Not counted as sent: how long it takes to connect says nothing of how fast it answers.
                 // A channel that cannot only connect leaves it to the next call.
                 let outcome = match channel {
                     Some(channel) => channel.connect(Instant::now() + PROBE_LIMIT).await,
@@ -310,26 +272,40 @@ impl Members {
         self.balancer.set().members().iter().for_each(|member| member.attached().close());
     }
 
-    pub(crate) fn explain_pick(&self) -> String {
-        self.balancer.pick_explained(&PickInput::new(self.now())).why.to_string()
+    /// As [`pick`](Self::pick), and tells why. It allocates: for calls that ask, and for people.
+    pub(crate) fn pick_explained(
+        &self,
+        choice: &Choice,
+        tried: &LeaveOut,
+        cx: &PickContext<'_>,
+        repeatable: bool,
+        now: Instant,
+    ) -> (Result<Lease, NotPicked>, PickExplanation) {
+        let time = self.at(now);
+        let key = cx.key.map(|key| key_hash(key.as_bytes()));
+        match choice {
+            Choice::Policy => {
+                let input = PickInput::new(time).without(tried).repeatable(repeatable).key(key);
+                let Explained { picked, why, .. } = self.balancer.pick_explained(&input);
+                let why = PickExplanation::of_policy(&why, time).because(picked.as_ref().err());
+                (picked, why)
+            }
+            Choice::Picker(_) => {
+                let set = self.balancer.set();
+                let picked = self.pick(choice, tried, cx, repeatable, now);
+                let chosen = picked.as_ref().ok().map(|lease| lease.member().key().clone());
+                let why = PickExplanation::of_picker(chosen, &set, time).because(picked.as_ref().err());
+                (picked, why)
+            }
+        }
     }
 
-    pub(crate) fn explain(&self) -> String {
+    /// What is known of each peer; behind them those that left while calls to them run.
+    pub(crate) fn views(&self) -> (Arc<Set>, Vec<PeerView>) {
         let (set, now) = (self.balancer.set(), self.now());
-        let mut text = format!("{}: {} peers", self.discovery.service_type(), set.members().len());
-        for member in set.members() {
-            let state = member.state();
-            let _ = write!(text, "\n{}, {} calls", member.peer(), state.pending());
-            if state.flags(now).contains(Flags::SUSPECT) {
-                text.push_str(", in doubt");
-            }
-            if let Some(why) = member.why_out(now) {
-                let _ = write!(text, ", {why}");
-            }
-        }
-        if set.members().is_empty() {
-            let _ = write!(text, ": {}", self.discovery.explain());
-        }
-        text
+        let views = set.members().iter().map(|member| PeerView::of(member, now));
+        let leaving = self.balancer.leaving();
+        let views = views.chain(leaving.iter().map(|member| PeerView::of(member, now))).collect();
+        (set, views)
     }
 }

@@ -3,8 +3,10 @@
 mod builder;
 mod call;
 mod members;
+mod node;
 mod options;
 mod running;
+mod views;
 
 use std::{
     fmt,
@@ -19,7 +21,7 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, uri::Authority};
-use peerage_balance::{Budget, RetryPolicy};
+use peerage_balance::{Budget, LeaveOut, Policy, RetryPolicy};
 use peerage_discovery::{Discovery, Peer, ServiceType, Status, Subscription};
 use tokio::{task::AbortHandle, time::Instant};
 use tracing::warn;
@@ -27,13 +29,14 @@ use tracing::warn;
 pub use self::{
     builder::{ClientBuilder, Redirects},
     options::CallOptions,
+    views::{ClientView, Condition, KeptOut, PeerView, PickExplanation},
 };
 pub(crate) use self::{members::Lease, running::Permit};
 use self::{
     members::{Choice, Members},
     running::Running,
 };
-use crate::{AuthAttacher, Bearer, Body, BoxError, ClientError, RequestBuilder};
+use crate::{AuthAttacher, Bearer, Body, BoxError, ClientError, PickContext, RequestBuilder};
 
 /// An HTTP client of one service: finds its peers, picks one for each call, and moves on when it is gone.
 ///
@@ -174,17 +177,30 @@ impl Client {
         self.shared.members.discovery.subscribe()
     }
 
-    /// What the client knows of each peer and what keeps some of them out, for people.
+    /// What the client knows of each peer now, and how it is itself. Calls pay nothing for it: they write
+    /// all of it down anyway.
     #[must_use]
-    pub fn explain(&self) -> String {
-        self.shared.members.explain()
+    pub fn view(&self) -> ClientView {
+        self.shared.view()
     }
 
-    /// Where a call would go now, and why, for people: what the policy compared, and what keeps the other
-    /// peers out. It picks a peer and lets go of it.
+    /// What the client knows of each peer and what keeps some of them out: the text of
+    /// [`view`](Self::view), for people.
     #[must_use]
-    pub fn explain_pick(&self) -> String {
-        self.shared.members.explain_pick()
+    pub fn explain(&self) -> String {
+        self.view().to_string()
+    }
+
+    /// Where a GET without a key would go now, and why: what the policy compared, and what keeps the other
+    /// peers out. It picks a peer and lets go of it. Why a call went where it went is told by
+    /// [`CallOptions::explain`].
+    #[must_use]
+    pub fn explain_pick(&self) -> PickExplanation {
+        let (members, now) = (&self.shared.members, Instant::now());
+        let (method, uri) = (Method::GET, http::Uri::from_static("/"));
+        let cx = PickContext::new(&method, &uri, members.balancer().random());
+        // Not repeatable: it must not use up the permit of a probe.
+        members.pick_explained(&self.shared.settings.choice, &LeaveOut::default(), &cx, false, now).1
     }
 
     /// The service whose peers it calls.
@@ -238,7 +254,31 @@ methods! {
     head HEAD;
 }
 
+impl Settings {
+    /// The policy that chooses, if no code of the caller does.
+    fn policy(&self, members: &Members) -> Option<Policy> {
+        matches!(self.choice, Choice::Policy).then(|| members.balancer().policy())
+    }
+}
+
 impl Shared {
+    fn view(&self) -> ClientView {
+        let (members, now) = (&self.members, self.members.now());
+        let (set, peers) = members.views();
+        ClientView {
+            service: members.discovery.service_type().clone(),
+            discovery: members.discovery.status(),
+            why_empty: set.members().is_empty().then(|| members.discovery.explain()),
+            policy: self.settings.policy(members),
+            is_panic: set.is_panic(),
+            local_part: set.local_part(),
+            in_flight: self.running.count(),
+            resends_left: self.settings.budget.as_ref().map(|budget| budget.balance(now) as f64 / 1_000.0),
+            counters: members.balancer().counters(),
+            peers,
+        }
+    }
+
     /// Starts what keeps the peers up to date, if it does not run.
     fn ensure_started(&self) -> Result<(), peerage_discovery::DiscoveryError> {
         let mut follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner);

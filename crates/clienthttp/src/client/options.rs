@@ -18,6 +18,7 @@ pub struct CallOptions {
     pub(crate) key: Option<Arc<str>>,
     pub(crate) serving: Option<u32>,
     pub(crate) served_left: Option<Duration>,
+    pub(crate) explain: bool,
 }
 
 impl CallOptions {
@@ -46,6 +47,12 @@ impl CallOptions {
         Self { key: Some(key.into()), ..self }
     }
 
+    /// Writes down why each attempt went where it went, in [`Attempt::pick`](crate::Attempt::pick). It
+    /// allocates: for people who ask, not for every call.
+    pub fn explain(self) -> Self {
+        Self { explain: true, ..self }
+    }
+
     /// The call is made to serve another one with these headers: it must end before that one's time is
     /// over, and is not sent again if that one was already, so that repeats do not multiply (B-5.1, B-8).
     pub fn serving(self, headers: &HeaderMap) -> Self {
@@ -65,7 +72,7 @@ impl CallOptions {
 
 impl fmt::Debug for CallOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { timeout, body_timeout, idempotent, key, serving, served_left } = self;
+        let Self { timeout, body_timeout, idempotent, key, serving, served_left, explain } = self;
         f.debug_struct("CallOptions")
             .field("timeout", timeout)
             .field("body_timeout", body_timeout)
@@ -73,6 +80,7 @@ impl fmt::Debug for CallOptions {
             .field("has_key", &key.is_some())
             .field("serving", serving)
             .field("served_left", served_left)
+            .field("explain", explain)
             .finish()
     }
 }

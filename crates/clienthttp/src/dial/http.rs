@@ -1,15 +1,15 @@
 use std::{
     error::Error,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, Uri, header::HOST, uri::Authority};
+use http::{HeaderValue, Request, Uri, header::HOST, uri::Authority};
 use hyper_util::{
-    client::legacy,
+    client::legacy::{self, connect::capture_connection},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use peerage_balance::Stage;
@@ -17,7 +17,7 @@ use peerage_discovery::{Endpoint, Peer};
 use tokio::{net::TcpStream, time::timeout};
 use tower_service::Service;
 
-use super::{Channel, Dialer, ExchangeError, FailureKind, race};
+use super::{Channel, Dialer, Exchange, ExchangeError, Exchanging, FailureKind, Mark, race};
 use crate::{Body, BoxError};
 
 /// Dials peers that are ordinary web servers: HTTP/1.1, or HTTP/2 without asking, in plaintext.
@@ -93,7 +93,7 @@ impl Dialer for HttpDialer {
             .http2_max_header_list_size(16 * 1024)
             .http1_max_headers(100)
             .build(connector);
-        Ok(Channel::new(HttpChannel { client, version: self.version }))
+        Ok(Channel::exchanging(HttpChannel { client, version: self.version }))
     }
 }
 
@@ -130,19 +130,32 @@ struct HttpChannel {
     version: HttpVersion,
 }
 
-impl Service<Request<Body>> for HttpChannel {
-    type Response = Response<hyper::body::Incoming>;
-    type Error = ExchangeError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ExchangeError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ExchangeError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+impl Exchange for HttpChannel {
+    fn send(&self, mut request: Request<Body>, mark: Mark) -> Exchanging {
         aim(&mut request, self.version);
+        let mut captured = capture_connection(&mut request);
         let exchange = self.client.request(request);
-        Box::pin(async move { exchange.await.map_err(failure) })
+        Box::pin(async move {
+            let mut exchange = pin!(exchange);
+            // What it resolves to holds a lock, so it is let go at once.
+            let connected = async { drop(captured.wait_for_connection_metadata().await) };
+            // It connects by itself; the time of that is not the time of the answer.
+            let outcome = tokio::select! {
+                biased;
+                outcome = &mut exchange => outcome,
+                () = connected => {
+                    mark.set();
+                    exchange.await
+                }
+            };
+            match outcome {
+                Ok(response) => {
+                    mark.set();
+                    Ok(response.map(Body::new))
+                }
+                Err(error) => Err(failure(error)),
+            }
+        })
     }
 }
 

@@ -9,7 +9,15 @@ mod race;
 #[cfg(feature = "zap")]
 mod zap;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use ::http::{Request, Response, request::Parts};
 use peerage_balance::{Outcome, Stage};
@@ -94,7 +102,8 @@ enum Kind {
 impl Channel {
     /// A channel through any HTTP service.
     ///
-    /// An error of the service counts as [`Ambiguous`](Stage::Ambiguous), the request may have been acted
+    /// The time that its answer takes counts from when the service is ready: one that connects should do so
+    /// before it says that. An error of the service counts as [`Ambiguous`](Stage::Ambiguous), the request may have been acted
     /// on, unless it is an [`ExchangeError`] that says better.
     pub fn new<S, B>(service: S) -> Self
     where
@@ -107,13 +116,19 @@ impl Channel {
         Self { kind: Kind::Other(Arc::new(ByService(service))) }
     }
 
+    #[cfg(feature = "http")]
+    fn exchanging(exchange: impl Exchange + 'static) -> Self {
+        Self { kind: Kind::Other(Arc::new(exchange)) }
+    }
+
     /// A channel through a ZAP-HTTP client.
     #[cfg(feature = "zap")]
     pub fn zap(client: peerage_zaphttp::Client) -> Self {
         Self { kind: Kind::Zap(client) }
     }
 
-    /// One exchange, over by `until`, if possible on a connection of its own if it is to be `fresh`.
+    /// One exchange, over by `until`, if possible on a connection of its own if it is to be `fresh`. Calls
+    /// `ready` when the connection is there and the request goes out.
     #[cfg_attr(
         not(feature = "zap"),
         expect(unused_variables, reason = "services have connections of their own")
@@ -124,21 +139,24 @@ impl Channel {
         body: Body,
         fresh: bool,
         until: Option<Instant>,
+        ready: impl FnOnce(),
     ) -> Result<Response<Body>, ExchangeError> {
         #[cfg(feature = "zap")]
         let reuse = if fresh { Reuse::Never } else { Reuse::Idle };
         match &self.kind {
             // It watches the time itself, and knows best how far it came.
             #[cfg(feature = "zap")]
-            Kind::Zap(client) if body.is_whole() => match client.send_once(head, body, reuse, until).await {
-                Ok(response) => Ok(response.map(Body::zap)),
-                Err(error) => Err(zap::failure(error)),
-            },
+            Kind::Zap(client) if body.is_whole() => {
+                match client.send_once_noting(head, body, reuse, until, ready).await {
+                    Ok(response) => Ok(response.map(Body::zap)),
+                    Err(error) => Err(zap::failure(error)),
+                }
+            }
             // The time that the body takes to be read counts, too.
             #[cfg(feature = "zap")]
             Kind::Zap(client) => {
                 let exchange = async {
-                    match client.send_once(head, body, reuse, until).await {
+                    match client.send_once_noting(head, body, reuse, until, ready).await {
                         Ok(response) => Ok(response.map(Body::zap)),
                         Err(error) => Err(zap::failure(error)),
                     }
@@ -146,7 +164,9 @@ impl Channel {
                 in_time(Box::pin(exchange), until).await
             }
             Kind::Other(exchange) => {
-                in_time(exchange.send(Request::from_parts(head.clone(), body)), until).await
+                let mark = Mark::default();
+                let exchanging = exchange.send(Request::from_parts(head.clone(), body), mark.clone());
+                in_time(noting(exchanging, &mark, ready), until).await
             }
         }
     }
@@ -164,6 +184,15 @@ impl Channel {
                 Ok(()) => Outcome::Success,
                 Err(error) => zap::failure(error).outcome().unwrap_or(Outcome::Cancelled),
             }),
+            Kind::Other(_) => None,
+        }
+    }
+
+    /// How many connections are open, where the channel knows.
+    pub(crate) fn connection_count(&self) -> Option<usize> {
+        match &self.kind {
+            #[cfg(feature = "zap")]
+            Kind::Zap(client) => Some(client.connection_count()),
             Kind::Other(_) => None,
         }
     }
@@ -201,7 +230,42 @@ where
 type Exchanging = Pin<Box<dyn Future<Output = Result<Response<Body>, ExchangeError>> + Send>>;
 
 trait Exchange: Send + Sync {
-    fn send(&self, request: Request<Body>) -> Exchanging;
+    /// Sets the mark when the request goes out.
+    fn send(&self, request: Request<Body>, mark: Mark) -> Exchanging;
+}
+
+/// Set when the connection is there and the request goes out.
+#[derive(Clone, Debug, Default)]
+struct Mark(Arc<AtomicBool>);
+
+impl Mark {
+    // Relaxed: set and read by one task.
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The exchange; calls `ready` once it has set its mark.
+async fn noting(
+    mut exchanging: Exchanging,
+    mark: &Mark,
+    ready: impl FnOnce(),
+) -> Result<Response<Body>, ExchangeError> {
+    let mut ready = Some(ready);
+    poll_fn(|cx| {
+        let polled = exchanging.as_mut().poll(cx);
+        if mark.is_set()
+            && let Some(ready) = ready.take()
+        {
+            ready();
+        }
+        polled
+    })
+    .await
 }
 
 struct ByService<S>(S);
@@ -214,11 +278,13 @@ where
     B: http_body::Body + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    fn send(&self, request: Request<Body>) -> Exchanging {
+    fn send(&self, request: Request<Body>, mark: Mark) -> Exchanging {
         let mut service = self.0.clone();
         Box::pin(async move {
-            let ready = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
-            ready.map_err(|error| ExchangeError::of(error.into(), Stage::NotSent))?;
+            poll_fn(|cx| service.poll_ready(cx))
+                .await
+                .map_err(|error| ExchangeError::of(error.into(), Stage::NotSent))?;
+            mark.set();
             match service.call(request).await {
                 Ok(response) => Ok(response.map(Body::new)),
                 Err(error) => Err(ExchangeError::of(error.into(), Stage::Ambiguous)),

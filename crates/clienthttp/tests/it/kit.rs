@@ -1,6 +1,11 @@
 //! Peers that record what reaches them.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use http::{HeaderMap, Method, Request, Uri};
@@ -10,7 +15,9 @@ use peerage_discovery::{
     SourceId, StaticDiscovery, StaticPeer, Status, Stopping, Subscription, SuspectWhy,
 };
 use peerage_tests::Facts;
-use peerage_zaphttp::{Body, Listener, Server, ServerHandle, Target};
+use peerage_zaphttp::{
+    Body, Connect, ConnectError, Connection, Listener, MemoryConnector, Server, ServerHandle, Target,
+};
 use tokio::time::Instant;
 
 /// A request as a peer got it.
@@ -187,6 +194,74 @@ impl Dialer for Elsewhere {
     fn dial(&self, peer: &peerage_discovery::Peer) -> Result<Channel, BoxError> {
         self.dialled.push(peer.node_id().to_owned());
         Ok(Channel::zap(peerage_zaphttp::Client::builder(Target::Tcp(self.target)).build()))
+    }
+}
+
+/// Where a peer in memory is said to be.
+pub(crate) const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
+/// Peers in memory, so that time can be paused: they are called over frames, but no socket. What is not
+/// served by name is what `serve` was given.
+#[derive(Clone, Debug)]
+pub(crate) struct InMemory {
+    others: (MemoryConnector, Arc<ServerHandle>),
+    peers: BTreeMap<String, (MemoryConnector, Arc<ServerHandle>)>,
+    connect_time: Duration,
+}
+
+impl InMemory {
+    /// Whoever is dialled answers like this.
+    pub(crate) fn serve(router: axum::Router) -> Self {
+        Self { others: served(router), peers: BTreeMap::new(), connect_time: Duration::ZERO }
+    }
+
+    /// One of that node id like that.
+    pub(crate) fn and(mut self, id: &str, router: axum::Router) -> Self {
+        self.peers.insert(id.to_owned(), served(router));
+        self
+    }
+
+    /// A connection takes so long to come up.
+    pub(crate) fn connect_time(self, connect_time: Duration) -> Self {
+        Self { connect_time, ..self }
+    }
+
+    /// Connections to the one that answers whoever is dialled.
+    pub(crate) fn connection_count(&self) -> usize {
+        self.others.1.connection_count()
+    }
+
+    /// A source of the peers `billing-1` to `billing-<count>`.
+    pub(crate) fn client(&self, count: u16) -> ClientBuilder {
+        let peers = (1..=count).map(|i| at(&format!("billing-{i}"), ([127, 0, 0, 1], i).into()));
+        Client::builder_with(fixed(peers)).dialer(self.clone()).rng_seed(1)
+    }
+}
+
+fn served(router: axum::Router) -> (MemoryConnector, Arc<ServerHandle>) {
+    let (listener, connector) = Listener::memory(64);
+    (connector, Arc::new(Server::builder().serve(listener, router)))
+}
+
+impl Dialer for InMemory {
+    fn dial(&self, peer: &peerage_discovery::Peer) -> Result<Channel, BoxError> {
+        let (connector, _) = self.peers.get(peer.node_id()).unwrap_or(&self.others);
+        let slow = Slow { connector: connector.clone(), connect_time: self.connect_time };
+        Ok(Channel::zap(peerage_zaphttp::Client::builder(NOWHERE).connector(Arc::new(slow)).build()))
+    }
+}
+
+#[derive(Debug)]
+struct Slow {
+    connector: MemoryConnector,
+    connect_time: Duration,
+}
+
+#[async_trait]
+impl Connect for Slow {
+    async fn connect(&self) -> Result<Connection, ConnectError> {
+        tokio::time::sleep(self.connect_time).await;
+        self.connector.connect().await
     }
 }
 

@@ -242,17 +242,6 @@ async fn b_3_3_a_peer_that_fails_is_taken_out_and_comes_back_by_a_probe() {
 }
 
 #[tokio::test]
-async fn b_10_3_a_pick_is_explained() {
-    let all = [Peer::start("billing-1").await, Peer::start("billing-2").await];
-    let client = client_of(&all).balance(peerage_clienthttp::Policy::PeakEwma).build().await.unwrap();
-    for _ in 0..20 {
-        client.get("/").send().await.unwrap();
-    }
-    let why = client.explain_pick();
-    assert!(why.contains("peak_ewma") && why.contains("billing-1") && why.contains("billing-2"), "{why}");
-}
-
-#[tokio::test]
 async fn s224_marks_keep_repeats_from_multiplying() {
     let marked = answering("billing-1", 503, &[("peerage-no-retry", "1")]).await;
     let client = client_of([&marked]).build().await.unwrap();

@@ -1,30 +1,20 @@
 //! Time: deadlines, attempts that hang, bodies that trickle (clienthttp 2, balancing 8).
 
-use std::{
-    convert::Infallible,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use axum::{body::Body as AxumBody, response::Response as AxumResponse};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use peerage_clienthttp::{
-    BoxError, CallOptions, Channel, Client, ClientBuilder, ClientError, Dialer, Outcome, Phase, RetryPolicy,
-    Stage,
+    CallOptions, Client, ClientBuilder, ClientError, Outcome, Phase, RetryPolicy, Stage,
 };
 use peerage_discovery::{Report, SourceId};
 use peerage_tests::{BlackHole, ScriptedServer};
-use peerage_zaphttp::{self as zaphttp, Listener, MemoryConnector, Server, ServerHandle};
 use tokio::time::{Instant, sleep};
 
-use crate::kit::{Announcer, Peer, at, client_of, fixed};
+use crate::kit::{Announcer, InMemory, NOWHERE, Peer, at, client_of, fixed};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
-
-/// Where a peer in memory is said to be.
-const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 /// Accepts, reads, and never says a word.
 async fn silent() -> ScriptedServer {
@@ -49,26 +39,9 @@ fn trickle(pieces: usize, pause: Duration) -> axum::Router {
     })
 }
 
-/// A peer in memory, so that time can be paused: it is called over frames, but no socket.
-#[derive(Debug)]
-struct InMemory(MemoryConnector);
-
-impl InMemory {
-    fn serve(router: axum::Router) -> (Self, ServerHandle) {
-        let (listener, connector) = Listener::memory(8);
-        (Self(connector), Server::builder().serve(listener, router))
-    }
-}
-
-impl Dialer for InMemory {
-    fn dial(&self, _: &peerage_discovery::Peer) -> Result<Channel, BoxError> {
-        Ok(Channel::zap(zaphttp::Client::builder(NOWHERE).connector(Arc::new(self.0.clone())).build()))
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn h024_a_silent_peer_costs_the_time_of_the_call_and_is_blamed() {
-    let (dialer, _server) = InMemory::serve(axum::Router::new().fallback(std::future::pending::<String>));
+    let dialer = InMemory::serve(axum::Router::new().fallback(std::future::pending::<String>));
     let source = Announcer::new(SourceId::Static);
     source.join("billing-1", &[NOWHERE]);
     let client = source.client().dialer(dialer).request_timeout(MS(100)).build().await.unwrap();
@@ -87,8 +60,8 @@ async fn h024_a_silent_peer_costs_the_time_of_the_call_and_is_blamed() {
 
 #[tokio::test(start_paused = true)]
 async fn h025_a_body_slower_than_the_deadline_is_an_error_and_its_connection_is_closed() {
-    let (dialer, server) = InMemory::serve(trickle(1_000, MS(20)));
-    let client = client_at(&[("billing-1", NOWHERE)]).dialer(dialer);
+    let dialer = InMemory::serve(trickle(1_000, MS(20)));
+    let client = client_at(&[("billing-1", NOWHERE)]).dialer(dialer.clone());
     let client = client.request_timeout(MS(150)).build().await.unwrap();
     let began = Instant::now();
     let mut answer = client.get("/").send().await.unwrap();
@@ -103,14 +76,14 @@ async fn h025_a_body_slower_than_the_deadline_is_an_error_and_its_connection_is_
     assert_eq!(error.peer().unwrap().node_id(), "billing-1");
     assert_eq!(answer.chunk().await.unwrap(), None, "nothing comes after an error");
     sleep(MS(1)).await;
-    assert_eq!(server.connection_count(), 0, "it is not kept");
+    assert_eq!(dialer.connection_count(), 0, "it is not kept");
 }
 
 #[tokio::test(start_paused = true)]
 async fn h026_a_body_may_take_for_ever_if_told() {
     const PIECES: usize = 3_600;
     let began = Instant::now();
-    let (dialer, _server) = InMemory::serve(trickle(PIECES, MS(1_000)));
+    let dialer = InMemory::serve(trickle(PIECES, MS(1_000)));
     let client = client_at(&[("billing-1", NOWHERE)]).dialer(dialer);
     let client = client.request_timeout(MS(100)).body_timeout(None).build().await.unwrap();
     let text = client.get("/").send().await.unwrap().text().await.unwrap();
@@ -118,7 +91,7 @@ async fn h026_a_body_may_take_for_ever_if_told() {
     assert!(began.elapsed() >= Duration::from_secs(3_600), "an hour: {:?}", began.elapsed());
 
     // By the call, over a client that says otherwise.
-    let (dialer, _server) = InMemory::serve(trickle(PIECES, MS(1_000)));
+    let dialer = InMemory::serve(trickle(PIECES, MS(1_000)));
     let client = client_at(&[("billing-1", NOWHERE)]).dialer(dialer);
     let client = client.request_timeout(MS(100)).build().await.unwrap();
     let text = client.get("/").body_timeout(None).send().await.unwrap().text().await.unwrap();
@@ -138,7 +111,7 @@ async fn h026_a_body_may_take_for_ever_if_told() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_asks_for_a_day_of_rest_gets_half_a_minute() {
     let busy = (http::StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "86400")], "later");
-    let (dialer, _server) = InMemory::serve(axum::Router::new().fallback(async move || busy));
+    let dialer = InMemory::serve(axum::Router::new().fallback(async move || busy));
     let client = client_at(&[("billing-1", NOWHERE)]).dialer(dialer).build().await.unwrap();
     assert_eq!(client.post("/").send().await.unwrap().status(), 503);
     for (later, rests) in [(0, true), (29, true), (2, false)] {
@@ -165,7 +138,8 @@ async fn a_hung_peer_costs_no_idempotent_call() {
         assert_eq!(answer.peer().unwrap().node_id(), "billing-1");
         if answer.attempts().unwrap().count() == 2 {
             slow += 1;
-            assert!((100..250).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+            // The time of one attempt, the pause before the next, and slack for a busy machine.
+            assert!((100..1_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
         }
     }
     assert!((1..=3).contains(&slow), "{slow} calls met it before it was passed over");

@@ -1,0 +1,209 @@
+//! One attempt on one peer.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Response, header::AUTHORIZATION, request::Parts};
+use peerage_balance::{Outcome, Stage, deadline};
+use peerage_discovery::{Peer, SourceId, escape};
+use tokio::time::Instant;
+use tracing::{Instrument, debug_span};
+
+use super::{ATTEMPT, Call, TIMEOUT};
+use crate::{
+    AuthAttacher as _, Body, BoxError, Channel, Insecure, PickExplanation,
+    client::{
+        Auth,
+        members::{Lease, Member, Members},
+    },
+    dial::{ExchangeError, FailureKind},
+    error::Phase,
+    replay::Replay,
+    secure::Crossing,
+};
+
+/// An attempt: which it is, and when what happened to it.
+pub(super) struct Course {
+    /// From 1; counted on from the number of the call being served.
+    pub(super) number: u32,
+    /// On a connection of its own, if possible.
+    pub(super) fresh: bool,
+    pub(super) began: Instant,
+    /// When the connection was there and the request went out.
+    pub(super) sent: Option<Instant>,
+    /// Why it went there, if the call asks for that.
+    pub(super) pick: Option<Arc<PickExplanation>>,
+}
+
+/// How an attempt ended.
+pub(super) enum Ended {
+    Answer(Response<Body>),
+    Failure(ExchangeError),
+    /// The time of the call is over.
+    Late(Phase),
+    /// There is no time left to begin it.
+    NoTime,
+    /// There is no credential for it. It was not sent, and must not be sent to anybody.
+    Auth(BoxError),
+    /// It must not be sent that way. Another peer would make no difference that the caller could rely on.
+    Insecure(Insecure),
+}
+
+/// What was done to a head for one peer.
+#[derive(Default)]
+struct Dressed {
+    /// The head to be sent instead, of an attacher that may have done anything.
+    own: Option<Parts>,
+    /// A credential was added that the next attempt must not find there.
+    undo: bool,
+}
+
+/// A call that waits for its answer: given up when dropped, which is news about the peer (B-2.5).
+struct Waiting<'a> {
+    members: &'a Members,
+    lease: &'a mut Lease,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.lease.is_waiting() {
+            self.members.balancer().head(self.lease, Outcome::Cancelled, self.members.now());
+        }
+    }
+}
+
+impl Call<'_> {
+    /// Sends it to the peer of the lease and waits for the head of the answer.
+    pub(super) async fn attempt(
+        &self,
+        lease: &mut Lease,
+        head: &mut Parts,
+        body: &Replay,
+        course: &mut Course,
+    ) -> Ended {
+        let members = &self.shared.members;
+        let member = Arc::clone(lease.member());
+        let (channel, dressed) = match self.dress(&member, head, course) {
+            Ok(dressed) => dressed,
+            Err(ended) => return *ended,
+        };
+        let sent = dressed.own.as_ref().unwrap_or(head);
+        let until = self.until(course.began);
+        let span = debug_span!(
+            "attempt",
+            otel.kind = "client",
+            peerage.node_id = %escape(member.peer().node_id()),
+            server.address = %member.peer().address(),
+            http.request.resend_count = course.number - 1,
+        );
+        let waiting = Waiting { members, lease };
+        let exchange = channel.send(sent, body.attempt(), course.fresh, until, || {
+            let now = Instant::now();
+            course.sent = Some(now);
+            waiting.lease.sent(members.at(now));
+        });
+        let result =
+            if span.is_disabled() { exchange.await } else { Box::pin(exchange.instrument(span)).await };
+        // Its end is told by who judges the result.
+        std::mem::forget(waiting);
+        if dressed.undo {
+            head.headers.remove(AUTHORIZATION);
+        }
+        self.ended(result)
+    }
+
+    fn ended(&self, result: Result<Response<Body>, ExchangeError>) -> Ended {
+        match result {
+            Ok(response) => Ended::Answer(response),
+            Err(error) if error.is_timeout() && self.deadline.is_some_and(|end| end <= Instant::now()) => {
+                Ended::Late(if error.stage == Stage::NotSent { Phase::Connect } else { Phase::Head })
+            }
+            Err(error) => Ended::Failure(error),
+        }
+    }
+
+    /// Makes the head ready for one peer: the way to it, what differs between attempts, credentials, and
+    /// whether they may cross that way.
+    fn dress<'m>(
+        &self,
+        member: &'m Member,
+        head: &mut Parts,
+        course: &Course,
+    ) -> Result<(&'m Channel, Dressed), Box<Ended>> {
+        let (members, settings) = (&self.shared.members, self.settings());
+        let peer = member.peer();
+        let rest = self.deadline.map(|deadline| deadline.saturating_duration_since(course.began));
+        if rest.is_some_and(|rest| rest < deadline::LEAST) {
+            return Err(Box::new(Ended::NoTime));
+        }
+        let channel = member.attached().channel(&*members.dialer, peer).map_err(|source| {
+            let error = ExchangeError::new(FailureKind::Connect, Stage::NotSent, source);
+            Box::new(Ended::Failure(error))
+        })?;
+        self.complete(head, rest, course.number);
+        let mut dressed = Dressed::default();
+        let attached = match &settings.auth {
+            Auth::None => Ok(()),
+            // What it does is known, and can be undone without a copy.
+            Auth::Bearer(bearer) => {
+                dressed.undo = !head.headers.contains_key(AUTHORIZATION);
+                bearer.attach(head, peer)
+            }
+            Auth::Attacher(attacher) => attacher.attach(dressed.own.insert(head.clone()), peer),
+        };
+        attached.map_err(|source| Box::new(Ended::Auth(source)))?;
+        let sent = dressed.own.as_ref().unwrap_or(head);
+        let crossing = Crossing {
+            uri: &sent.uri,
+            headers: &sent.headers,
+            security: members.dialer.security(),
+            is_local: member.attached().is_local,
+            announced_by_anybody: announced_by_anybody(peer),
+            allow_plaintext: settings.allow_plaintext,
+        };
+        match crossing.judge() {
+            Ok(false) => {}
+            Ok(true) => self.shared.warn_of_plaintext(),
+            Err(why) => {
+                if dressed.undo {
+                    head.headers.remove(AUTHORIZATION);
+                }
+                return Err(Box::new(Ended::Insecure(why)));
+            }
+        }
+        Ok((channel, dressed))
+    }
+
+    /// When an attempt that began then must be over.
+    fn until(&self, began: Instant) -> Option<Instant> {
+        let per_try = self.settings().retry.per_try_limit().and_then(|limit| began.checked_add(limit));
+        match (self.deadline, per_try) {
+            (Some(deadline), Some(per_try)) => Some(deadline.min(per_try)),
+            (until, None) | (None, until) => until,
+        }
+    }
+
+    /// Adds what differs from one attempt to the next.
+    fn complete(&self, head: &mut Parts, rest: Option<Duration>, number: u32) {
+        let settings = self.settings();
+        if let Some(rest) = rest {
+            let value = match &settings.whole_timeout {
+                // Nothing worth a millisecond has happened yet.
+                Some(whole) if self.limit == settings.request_timeout && self.is_new(rest) => whole.clone(),
+                _ => deadline::to_millis(rest).into(),
+            };
+            head.headers.insert(TIMEOUT, value);
+        }
+        if number > 1 {
+            head.headers.insert(ATTEMPT, number.into());
+        }
+    }
+
+    fn is_new(&self, rest: Duration) -> bool {
+        self.limit.is_some_and(|limit| limit.saturating_sub(rest) < deadline::LEAST)
+    }
+}
+
+/// Whether the peer, or part of what is known of it, comes from a source to which anybody can write.
+fn announced_by_anybody(peer: &Peer) -> bool {
+    *peer.source() == SourceId::Mdns || peer.also_from().contains(&SourceId::Mdns)
+}

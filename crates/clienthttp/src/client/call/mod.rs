@@ -1,0 +1,223 @@
+//! One call: pick, dial, attach, send; again or not.
+//!
+//! What lasts over a call and its redirects is here. `repeat` sends it as often as it takes, `attempt` once;
+//! `notes` tells the peer's state how an attempt ended, `ends` makes of it what the caller gets.
+
+mod attempt;
+mod ends;
+mod notes;
+mod repeat;
+
+use std::time::Duration;
+
+use http::{
+    HeaderName, Request, Response, Uri,
+    header::{Entry, HOST, USER_AGENT},
+    request::Parts,
+    uri::Scheme,
+};
+use peerage_balance::{
+    Stage,
+    deadline::{ATTEMPT_HEADER, TIMEOUT_HEADER},
+};
+use tokio::time::Instant;
+use tracing::{Instrument, Span, debug, field::Empty, info_span};
+
+use super::{
+    CallOptions, Redirects, Settings, Shared,
+    running::{Permit, Refused},
+};
+use crate::{Attempts, Body, BoxError, ClientError, error::Failed, redirect, replay::Replay};
+
+const ATTEMPT: HeaderName = HeaderName::from_static(ATTEMPT_HEADER);
+const TIMEOUT: HeaderName = HeaderName::from_static(TIMEOUT_HEADER);
+
+pub(super) async fn send<B>(shared: &Shared, request: Request<B>) -> Result<Response<Body>, ClientError>
+where
+    B: http_body::Body + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (mut head, body) = request.into_parts();
+    let permit = match shared.running.begin() {
+        Ok(permit) => permit,
+        Err(refused) => return Err(refuse(refused, Request::from_parts(head, Body::new(body)))),
+    };
+    if !shared.members.is_followed() {
+        shared.ensure_started().map_err(|error| shared.cannot_start(&error))?;
+    }
+    let options = if head.extensions.is_empty() { None } else { head.extensions.remove::<CallOptions>() };
+    let span = info_span!(
+        "call",
+        otel.kind = "client",
+        http.request.method = %head.method,
+        http.request.resend_count = Empty,
+        http.response.status_code = Empty,
+        "error.type" = Empty,
+        peerage.service_type = %shared.members.discovery.service_type(),
+    );
+    let body = Replay::new(body, shared.settings.retry.replay_bytes()).await;
+    let mut call = Call::new(shared, options.unwrap_or_default(), permit);
+    if span.is_disabled() {
+        return call.follow(head, body).await;
+    }
+    // Boxed, so that a call that nobody watches does not carry the room for it.
+    let outcome = Box::pin(call.follow(head, body).instrument(span.clone())).await;
+    Call::record(&span, &outcome);
+    outcome
+}
+
+fn refuse(refused: Refused, request: Request<Body>) -> ClientError {
+    let call = Box::new(Failed { request: Some(request), ..Failed::default() });
+    match refused {
+        Refused::Closed => ClientError::Closed { call },
+        Refused::TooMany(most) => {
+            ClientError::Saturated { why: format!("{most} calls of this client are running"), call }
+        }
+    }
+}
+
+/// What lasts over all attempts and redirects of a call.
+struct Call<'c> {
+    shared: &'c Shared,
+    options: CallOptions,
+    began: Instant,
+    deadline: Option<Instant>,
+    /// The whole time of the call.
+    limit: Option<Duration>,
+    /// Until an answer whose body still arrives takes it.
+    permit: Option<Permit>,
+    attempts: Attempts,
+    added: Added,
+}
+
+/// What the caller did not put into the head.
+#[derive(Default)]
+struct Added {
+    authority: bool,
+    user_agent: bool,
+}
+
+impl<'c> Call<'c> {
+    fn new(shared: &'c Shared, options: CallOptions, permit: Permit) -> Self {
+        // What the call says replaces the client's limit; a call that is being served can only shorten it.
+        let own = options.timeout.or(shared.settings.request_timeout);
+        let limit = match (own, options.served_left) {
+            (Some(own), Some(left)) => Some(own.min(left)),
+            (limit, None) | (None, limit) => limit,
+        };
+        let began = Instant::now();
+        let deadline = limit.and_then(|limit| began.checked_add(limit));
+        Self {
+            shared,
+            options,
+            began,
+            deadline,
+            limit,
+            permit: Some(permit),
+            attempts: Attempts::default(),
+            added: Added::default(),
+        }
+    }
+
+    /// The number that the call being served came with; a proxy passes it on as it is.
+    fn serving(&self, head: &Parts) -> Option<u32> {
+        let passed_on = || head.headers.get(ATTEMPT)?.to_str().ok()?.parse().ok();
+        self.options.serving.or_else(passed_on)
+    }
+
+    const fn settings(&self) -> &'c Settings {
+        &self.shared.settings
+    }
+
+    /// The call, and those that redirects make of it.
+    async fn follow(&mut self, mut head: Parts, mut body: Replay) -> Result<Response<Body>, ClientError> {
+        let mut chain = Vec::new();
+        self.prepare(&mut head);
+        loop {
+            let mut response = match self.repeat(&mut head, &mut body).await {
+                Ok(response) => response,
+                Err(mut error) => {
+                    if chain.is_empty()
+                        && body.is_whole()
+                        && let Some(call) = error.call_mut()
+                        && call.attempts.iter().all(|attempt| attempt.stage == Stage::NotSent)
+                    {
+                        self.restore(&mut head);
+                        call.request = Some(Request::from_parts(head, body.into_body()));
+                    }
+                    return Err(error);
+                }
+            };
+            let Redirects::SameService { max } = self.settings().redirects else { return Ok(response) };
+            let authority = &self.settings().authority;
+            let next = redirect::next(&head, authority, response.status(), response.headers());
+            let Some(next) = next.filter(|next| next.drops_body || body.is_whole()) else {
+                return Ok(response);
+            };
+            chain.push(next.target.path().to_owned());
+            if chain.len() > max {
+                let call = Failed::after(response.extensions_mut().remove().unwrap_or_default());
+                return Err(ClientError::TooManyRedirects { chain: chain.join(" -> "), call });
+            }
+            debug!("following a redirect");
+            self.permit = self.permit.take().or_else(|| response.body_mut().take_permit());
+            self.attempts = response.extensions_mut().remove().unwrap_or_default();
+            // Dropped before the next hop, which may then use its connection.
+            drop(response);
+            if next.drops_body {
+                body = Replay::empty();
+            }
+            next.apply(&mut head);
+        }
+    }
+
+    /// Makes the head one that any peer can be sent: with somebody to be for, and with a sender.
+    fn prepare(&mut self, head: &mut Parts) {
+        let settings = self.settings();
+        if head.uri.authority().is_none() && !head.headers.contains_key(HOST) {
+            // As an authority it costs no header; whoever speaks to the peer makes one of it.
+            let mut uri = head.uri.clone().into_parts();
+            uri.scheme = Some(Scheme::HTTP);
+            uri.authority = Some(settings.authority.clone());
+            if let Ok(uri) = Uri::from_parts(uri) {
+                head.uri = uri;
+                self.added.authority = true;
+            }
+        }
+        if let Entry::Vacant(entry) = head.headers.entry(USER_AGENT) {
+            entry.insert(settings.user_agent.clone());
+            self.added.user_agent = true;
+        }
+    }
+
+    /// Takes back what `prepare` and `complete` did, for a request that is given back.
+    fn restore(&self, head: &mut Parts) {
+        if self.added.authority {
+            let mut uri = std::mem::take(&mut head.uri).into_parts();
+            (uri.scheme, uri.authority) = (None, None);
+            head.uri = Uri::from_parts(uri).unwrap_or_default();
+        }
+        if self.added.user_agent {
+            head.headers.remove(USER_AGENT);
+        }
+        head.headers.remove(TIMEOUT);
+        head.headers.remove(ATTEMPT);
+    }
+
+    /// Fills the fields of the call's span.
+    fn record(span: &Span, outcome: &Result<Response<Body>, ClientError>) {
+        let attempts = match outcome {
+            Ok(response) => {
+                span.record("http.response.status_code", response.status().as_u16());
+                response.extensions().get::<Attempts>()
+            }
+            Err(error) => {
+                span.record("error.type", error.as_str());
+                error.attempts()
+            }
+        };
+        if let Some(attempts) = attempts {
+            span.record("http.request.resend_count", attempts.count().saturating_sub(1));
+        }
+    }
+}

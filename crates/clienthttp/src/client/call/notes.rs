@@ -1,0 +1,128 @@
+//! What an attempt showed about its peer, and the line about it in the list of attempts.
+
+use std::time::{Duration, SystemTime};
+
+use http::{Response, StatusCode, header::RETRY_AFTER};
+use peerage_balance::{
+    Event, Outcome, Stage,
+    deadline::{self, NO_RETRY_HEADER},
+    retry_after,
+};
+use peerage_discovery::escape;
+use tokio::time::Instant;
+use tracing::error;
+
+use super::{Call, attempt::Course};
+use crate::{
+    Attempt, Body, PeerInfo,
+    client::members::Lease,
+    dial::{ExchangeError, FailureKind},
+    error::Phase,
+};
+
+/// How an attempt ended, for the list.
+struct Line {
+    outcome: Outcome,
+    stage: Stage,
+    status: Option<StatusCode>,
+    failure: Option<&'static str>,
+}
+
+impl Call<'_> {
+    pub(super) fn note_answer(
+        &mut self,
+        lease: &mut Lease,
+        response: &Response<Body>,
+        course: &Course,
+        now: Instant,
+    ) -> Event {
+        let status = response.status();
+        let retry_after = match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => read_retry_after(response),
+            _ => None,
+        };
+        let members = &self.shared.members;
+        let outcome = Outcome::of_status(status.as_u16(), retry_after.is_some());
+        let time = members.at(now);
+        members.balancer().head(lease, outcome, time);
+        members.answered(lease.member(), time);
+        if outcome == Outcome::Throttled {
+            members.balancer().throttled(lease.member(), retry_after, time);
+        }
+        if outcome != Outcome::Success {
+            members.tell();
+        }
+        let line = Line { outcome, stage: Stage::Answered, status: Some(status), failure: None };
+        self.write_down(lease, course, now, line);
+        let no_retry = response.headers().contains_key(NO_RETRY_HEADER);
+        Event::Answered { status: status.as_u16(), retry_after, no_retry }
+    }
+
+    pub(super) fn note_failure(
+        &mut self,
+        lease: &mut Lease,
+        error: &ExchangeError,
+        course: &Course,
+        now: Instant,
+    ) {
+        let members = &self.shared.members;
+        let time = members.at(now);
+        let outcome = error.outcome().unwrap_or(Outcome::Cancelled);
+        members.balancer().head(lease, outcome, time);
+        match error.kind {
+            FailureKind::Connect | FailureKind::ConnectTimeout | FailureKind::Tls | FailureKind::Timeout => {
+                members.unreachable(lease.member(), time);
+            }
+            FailureKind::Identity => {
+                members.balancer().not_identified(lease.member(), time);
+                error!(peerage.node_id = %escape(lease.peer().node_id()), "peer did not prove who it is");
+            }
+            _ => {}
+        }
+        members.tell();
+        let line = Line { outcome, stage: error.stage, status: None, failure: Some(error.words()) };
+        self.write_down(lease, course, now, line);
+    }
+
+    /// The call's time was over during the attempt.
+    pub(super) fn note_late(&mut self, lease: &mut Lease, course: &Course, now: Instant, phase: Phase) {
+        let members = &self.shared.members;
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let elapsed = now.saturating_duration_since(course.began);
+        let per_try = self.settings().retry.per_try_limit().map(nanos);
+        let time = members.at(now);
+        let estimate = lease.member().state().estimate(time);
+        let is_blamed = deadline::is_blamed(nanos(elapsed), per_try, estimate, self.limit.map(nanos));
+        let (stage, failure, blame) = match phase {
+            Phase::Connect => (Stage::NotSent, "took too long to connect to", Outcome::Dial),
+            _ => (Stage::Ambiguous, "did not answer in time", Outcome::Hard),
+        };
+        let outcome = if is_blamed { blame } else { Outcome::Cancelled };
+        members.balancer().head(lease, outcome, time);
+        if is_blamed {
+            members.unreachable(lease.member(), time);
+        }
+        members.tell();
+        self.write_down(lease, course, now, Line { outcome, stage, status: None, failure: Some(failure) });
+    }
+
+    fn write_down(&mut self, lease: &Lease, course: &Course, now: Instant, line: Line) {
+        let Line { outcome, stage, status, failure } = line;
+        self.attempts.push(Attempt {
+            peer: PeerInfo::new(lease.peer().clone()),
+            outcome,
+            stage,
+            status,
+            failure,
+            connected: course.sent.map(|sent| sent.saturating_duration_since(course.began)),
+            elapsed: now.saturating_duration_since(course.began),
+            pick: course.pick.clone(),
+        });
+    }
+}
+
+fn read_retry_after(response: &Response<Body>) -> Option<Duration> {
+    let value = response.headers().get(RETRY_AFTER)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    retry_after::parse(value.as_bytes(), i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+}

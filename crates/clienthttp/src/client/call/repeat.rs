@@ -1,0 +1,234 @@
+//! One request, as often as it takes (B-5.1).
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Response, request::Parts};
+use peerage_balance::{
+    Action, Event, LeaveOut, PickErrorKind, RetryState, Situation, Stage, StopReason, repeat,
+};
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::debug;
+
+use super::{
+    Call,
+    attempt::{Course, Ended},
+};
+use crate::{
+    Body, ClientError, PickContext, PickExplanation,
+    client::members::{Lease, NotPicked},
+    dial::{ExchangeError, FailureKind},
+    error::Phase,
+    replay::Replay,
+};
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// A peer, and why it, if the call asks for that.
+pub(super) struct Picked {
+    pub(super) lease: Lease,
+    pub(super) why: Option<Arc<PickExplanation>>,
+}
+
+/// Nobody, and why.
+pub(super) struct Unpicked {
+    pub(super) error: NotPicked,
+    pub(super) why: Option<Box<PickExplanation>>,
+}
+
+impl Call<'_> {
+    /// One request, as often as it takes.
+    pub(super) async fn repeat(
+        &mut self,
+        head: &mut Parts,
+        body: &mut Replay,
+    ) -> Result<Response<Body>, ClientError> {
+        let settings = self.settings();
+        let by_key = settings.retry.honours_idempotency_key() && head.headers.contains_key(IDEMPOTENCY_KEY);
+        let idempotent = self.options.idempotent || by_key || repeat::is_idempotent(head.method.as_str());
+        let mut retry = RetryState::new(&settings.retry, idempotent, self.serving(head));
+        if let Some(budget) = &settings.budget {
+            retry = retry.with_budget(Arc::clone(budget), self.shared.members.at(self.began));
+        }
+        let mut tried = LeaveOut::default();
+        // What the caller gets if nothing better comes: the last answer, or else the last failure.
+        let mut answered: Option<(Response<Body>, Lease)> = None;
+        let mut failed: Option<ExchangeError> = None;
+        let mut now = self.began;
+        let mut fresh = false;
+        loop {
+            let may_probe = idempotent && body.is_whole();
+            let Picked { mut lease, why } =
+                match self.pick(head, &tried, (retry.attempts() + 1, may_probe), &mut now).await {
+                    Ok(picked) => picked,
+                    Err(error) => {
+                        return match (answered, failed) {
+                            (Some((response, lease)), _) => Ok(self.hand_over(response, lease)),
+                            (None, Some(failure)) => Err(self.failure(failure, &retry, false)),
+                            (None, None) => Err(error),
+                        };
+                    }
+                };
+            let mut course = Course { number: retry.begin(), fresh, began: now, sent: None, pick: why };
+            let ended = self.attempt(&mut lease, head, body, &mut course).await;
+            now = Instant::now();
+            let (event, answer) = match ended {
+                Ended::Answer(response) => {
+                    let event = self.note_answer(&mut lease, &response, &course, now);
+                    // Nearly every call ends here.
+                    if settings.retry.ends_with(response.status().as_u16()) {
+                        return Ok(self.hand_over(response, lease));
+                    }
+                    (event, Some(response))
+                }
+                Ended::Failure(mut error) => {
+                    self.note_failure(&mut lease, &error, &course, now);
+                    if !body.is_whole()
+                        && let Some(unsent) = error.take_unsent()
+                    {
+                        body.take_back(unsent).await;
+                    }
+                    let event = match (error.kind, error.stage) {
+                        // It would fail with every peer.
+                        (
+                            FailureKind::Request
+                            | FailureKind::BodyTooLarge { .. }
+                            | FailureKind::RequestBody,
+                            _,
+                        ) => {
+                            return Err(self.failure(error, &retry, false));
+                        }
+                        (_, Stage::NotSent) => Event::NotSent,
+                        (_, Stage::Stale) => Event::Stale,
+                        _ => Event::Ambiguous,
+                    };
+                    failed = Some(error);
+                    (event, None)
+                }
+                late @ (Ended::Late(_) | Ended::NoTime) => {
+                    let phase = match late {
+                        Ended::Late(phase) => {
+                            self.note_late(&mut lease, &course, now, phase);
+                            phase
+                        }
+                        _ => Phase::Connect,
+                    };
+                    return match answered {
+                        Some((response, lease)) => Ok(self.hand_over(response, lease)),
+                        None => Err(self.late(&retry, phase)),
+                    };
+                }
+                Ended::Auth(source) => return Err(ClientError::Auth { call: self.failed(), source }),
+                Ended::Insecure(why) => {
+                    return Err(ClientError::InsecureTransport { why, call: self.failed() });
+                }
+            };
+
+            tried.add(lease.member().key());
+            let was_probe = lease.is_probe();
+            if let Some(response) = answer {
+                answered = Some((response, lease));
+            } else {
+                drop(lease);
+            }
+            let members = &self.shared.members;
+            let situation = Situation {
+                now: members.at(now),
+                deadline: self.deadline.map(|deadline| members.at(deadline)),
+                other_peer: members.balancer().has_other(&tried, members.at(now)),
+                replayable: body.is_whole(),
+                estimate: members.balancer().best_estimate(&tried, members.at(now)),
+                was_probe,
+            };
+            match retry.ended(event, &situation, members.balancer().random().next_u64()) {
+                Action::Again { pause, leave_out, fresh: asked, .. } => {
+                    // An idle connection that was gone says the same of those beside it.
+                    fresh = asked || event == Event::Stale;
+                    if !leave_out {
+                        tried = LeaveOut::default();
+                    }
+                    debug!(attempt = course.number, pause, "trying again");
+                    if pause > 0 {
+                        sleep(Duration::from_nanos(pause)).await;
+                        now = Instant::now();
+                    }
+                }
+                stop => {
+                    let told_not_to =
+                        matches!(stop, Action::Return(StopReason::ToldNotTo | StopReason::BudgetUsedUp));
+                    return match (answered, failed) {
+                        (Some((response, lease)), _) => Ok(self.hand_over(response, lease)),
+                        (None, Some(failure)) => Err(self.failure(failure, &retry, told_not_to)),
+                        // Not reached: an attempt that is not an answer is a failure.
+                        (None, None) => Err(self.late(&retry, Phase::Head)),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Picks a peer; the first time also waits for one to appear, and tells how late it has become.
+    async fn pick(
+        &self,
+        head: &Parts,
+        tried: &LeaveOut,
+        (attempt, repeatable): (u32, bool),
+        now: &mut Instant,
+    ) -> Result<Picked, ClientError> {
+        let members = &self.shared.members;
+        let cx = PickContext {
+            method: &head.method,
+            uri: &head.uri,
+            key: self.options.key.as_deref(),
+            attempt,
+            random: members.balancer().random(),
+        };
+        let unpicked = match self.pick_now(tried, &cx, repeatable, *now) {
+            Ok(picked) => return Ok(picked),
+            Err(unpicked) => unpicked,
+        };
+        let may_appear = |unpicked: &Unpicked| {
+            matches!(unpicked.error.kind(), PickErrorKind::NotReady | PickErrorKind::NoPeers)
+        };
+        if !may_appear(&unpicked) || attempt > 1 {
+            return Err(self.nobody(unpicked, Duration::ZERO));
+        }
+        let began = *now;
+        let until = began + self.settings().retry.ready_wait_limit();
+        let until = self.deadline.map_or(until, |deadline| deadline.min(until));
+        loop {
+            let mut changed = std::pin::pin!(members.changed());
+            changed.as_mut().enable();
+            *now = Instant::now();
+            match self.pick_now(tried, &cx, repeatable, *now) {
+                Ok(picked) => return Ok(picked),
+                Err(unpicked) if may_appear(&unpicked) => {
+                    if timeout_at(until, changed).await.is_err() {
+                        return Err(self.nobody(unpicked, began.elapsed()));
+                    }
+                }
+                Err(unpicked) => return Err(self.nobody(unpicked, began.elapsed())),
+            }
+        }
+    }
+
+    fn pick_now(
+        &self,
+        tried: &LeaveOut,
+        cx: &PickContext<'_>,
+        repeatable: bool,
+        now: Instant,
+    ) -> Result<Picked, Unpicked> {
+        let (members, choice) = (&self.shared.members, &self.settings().choice);
+        if self.options.explain {
+            let (picked, why) = members.pick_explained(choice, tried, cx, repeatable, now);
+            return match picked {
+                Ok(lease) => Ok(Picked { lease, why: Some(Arc::new(why)) }),
+                Err(error) => Err(Unpicked { error, why: Some(Box::new(why)) }),
+            };
+        }
+        match members.pick(choice, tried, cx, repeatable, now) {
+            Ok(lease) => Ok(Picked { lease, why: None }),
+            Err(error) => Err(Unpicked { error, why: None }),
+        }
+    }
+}
