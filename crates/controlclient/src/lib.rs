@@ -40,6 +40,7 @@
 //! # Features
 //! `server`: the generated server side in [`pb`], for stand-ins of a gateway.
 
+mod bindings;
 mod channel;
 mod driver;
 mod error;
