@@ -10,8 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::uri::{Authority, Scheme};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::client::conn::http2;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -191,8 +190,9 @@ impl Caller {
             rpc.response.status_code = tracing::field::Empty,
         );
         let answered = Arc::new(AtomicU8::new(NO_STATUS));
-        let (wire, origin) = self.wire(connection, answered.clone());
-        let client = ControlPlaneClient::with_origin(wire, origin)
+        let bearer = self.link.bearer().map(super::Bearer::value);
+        let wire = Wire { send: connection.sender(), bearer, answered: answered.clone() };
+        let client = ControlPlaneClient::with_origin(wire, self.link.origin().clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(usize::MAX);
         let mut request = tonic::Request::new(message);
@@ -222,16 +222,6 @@ impl Caller {
                 Err(error)
             }
         }
-    }
-
-    fn wire(&self, connection: &Connection, answered: Arc<AtomicU8>) -> (Wire, Uri) {
-        let mut origin = http::uri::Parts::default();
-        origin.scheme = Some(if self.link.is_encrypted() { Scheme::HTTPS } else { Scheme::HTTP });
-        origin.authority = Authority::try_from(self.link.target().to_string()).ok();
-        origin.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
-        let origin = Uri::from_parts(origin).expect("a checked host and port make an authority");
-        let bearer = self.link.bearer().map(super::Bearer::value);
-        (Wire { send: connection.sender(), bearer, answered }, origin)
     }
 
     /// What a status means that the gateway sent, or that stands for what happened on the way.

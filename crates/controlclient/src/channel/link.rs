@@ -13,13 +13,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use http::Uri;
+use http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::bearer::Bearer;
 use super::tls::GatewayTls;
@@ -37,6 +39,10 @@ const RENEWAL: Duration = Duration::from_secs(3);
 /// The way to one gateway.
 pub(crate) struct Link {
     target: Target,
+    /// Scheme, host and port of every call.
+    origin: Uri,
+    /// When it was made.
+    since: Instant,
     tls: Option<GatewayTls>,
     bearer: Option<Bearer>,
     /// Refuse to connect in plaintext to what turns out to be another host.
@@ -76,12 +82,34 @@ impl Link {
         bearer: Option<Bearer>,
         only_loopback: bool,
     ) -> Self {
-        Self { target, tls, bearer, only_loopback, made: AtomicU64::new(0), slot: Mutex::default() }
+        let mut origin = http::uri::Parts::default();
+        origin.scheme = Some(if tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
+        origin.authority = Authority::try_from(target.to_string()).ok();
+        origin.path_and_query = Some(PathAndQuery::from_static("/"));
+        let origin = Uri::from_parts(origin).expect("a checked host and port make an authority");
+        Self {
+            target,
+            origin,
+            since: Instant::now(),
+            tls,
+            bearer,
+            only_loopback,
+            made: AtomicU64::new(0),
+            slot: Mutex::default(),
+        }
     }
 
     /// `host:port`.
     pub(crate) fn target(&self) -> &Target {
         &self.target
+    }
+
+    pub(super) fn origin(&self) -> &Uri {
+        &self.origin
+    }
+
+    pub(crate) fn since(&self) -> Instant {
+        self.since
     }
 
     pub(crate) fn is_encrypted(&self) -> bool {

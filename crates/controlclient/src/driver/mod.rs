@@ -8,9 +8,9 @@ mod shown;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use futures_util::StreamExt as _;
 use peerage_balance::{Generator, unit};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -90,6 +90,8 @@ impl Driver {
                 })
             })
             .collect::<Result<Vec<_>, ConfigError>>()?;
+        // The same for all who share a connection: their beats fall together (heartbeat's `on_grid`).
+        let zero = gateways.first().map(Gateway::link).transpose()?.map(|link| link.since());
         let shared = Arc::new(Shared {
             snapshot: Mutex::new(Snapshot {
                 gateway: targets.first().map(|target| target.name.clone()).unwrap_or_default(),
@@ -107,7 +109,7 @@ impl Driver {
             request: prepared.request.clone(),
             wanted: Arc::new(Wanted::new(&prepared.request, &prepared.slots)),
             random: prepared.seed.map_or_else(Generator::from_system, Generator::seeded),
-            zero: Instant::now(),
+            zero: zero.unwrap_or_else(Instant::now),
             readiness,
             ready_within: prepared.settings.start.limit,
             leaving,
@@ -146,7 +148,7 @@ impl Driver {
 
     /// Waits for the service, within the start policy's time.
     async fn until_ready(&mut self) -> Event {
-        let limit = self.zero + self.ready_within;
+        let limit = Instant::now() + self.ready_within;
         tokio::select! {
             biased;
             event = leaving(&mut self.leaving, self.zero) => event,

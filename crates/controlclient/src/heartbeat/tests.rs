@@ -1,7 +1,10 @@
 //! The machine by hand-computed values: every random number is one half.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use peerage_balance::{Generator, unit};
 
 use super::{Action, Event, Leaving, Machine, Phase, Settings, Start};
 use crate::channel::{CallError, How};
@@ -128,7 +131,7 @@ fn a_registration_beats_in_its_interval_and_each_answer_renews_the_lease() {
 
 #[test]
 fn c147_a_long_ttl_is_beaten_for_every_10_s_all_the_same() {
-    for (random, first, then) in [(0.0, 0, 9_000), (0.5, 5_000, 10_000), (1.0, 10_000, 11_000)] {
+    for (random, first, then) in [(0.0, 0, 9_000), (0.5, 5_000, 10_000), (1.0, 9_950, 10_950)] {
         let mut machine = Machine::new(settings());
         machine.on(Event::Start, ms(0), &mut || random);
         let event = Event::Registered { attempt: 1, target: 0, id: "a".into(), ttl_seconds: 300 };
@@ -207,7 +210,8 @@ fn a_lone_eviction_registers_at_once_and_a_restarted_gateway_after_the_spread() 
     assert_eq!(bed.beaten(15_001, false), [register(4, 30_001, false)]);
     assert_eq!(bed.machine.phase(), Phase::Lost);
     bed.registered(15_010, "b", 30);
-    assert_eq!(bed.wake(20_010), [beat(5, "b", 23_010, false)]);
+    // 15.01 s and half of the interval, on the grid of 50 ms.
+    assert_eq!(bed.wake(20_000), [beat(5, "b", 23_000, false)]);
     bed.beaten(20_011, true);
 
     // The connection is lost: a beat within 100 ms, which finds nobody, then somebody who knows nothing.
@@ -219,6 +223,30 @@ fn a_lone_eviction_registers_at_once_and_a_restarted_gateway_after_the_spread() 
     assert!(bed.beaten(22_210, false).is_empty());
     // Half of the spread, which is the interval of 10 s.
     assert_eq!(bed.wake(27_210), [register(8, 42_210, false)]);
+}
+
+#[test]
+fn registrations_of_one_connection_beat_together_and_a_fleet_does_not() {
+    let mut beats = BTreeMap::<Duration, u32>::new();
+    for seed in 0..1_000 {
+        let random = Generator::seeded(seed);
+        let mut random = || unit(random.next_u64());
+        let mut machine = Machine::new(settings());
+        machine.on(Event::Start, ms(7), &mut random);
+        let event = Event::Registered { attempt: 1, target: 0, id: "a".into(), ttl_seconds: 30 };
+        machine.on(event, ms(13), &mut random);
+        let first = machine.wakes_at().unwrap_or_default();
+        assert!(first <= ms(13) + secs(10), "{first:?}: within the first interval");
+        let actions = machine.on(Event::Tick, first, &mut random);
+        assert!(matches!(actions[..], [Action::Beat { .. }]), "{actions:?}");
+        machine.on(Event::Beaten { attempt: 2, ok: true }, first + ms(2), &mut random);
+        let second = machine.wakes_at().unwrap_or_default();
+        assert!(second >= first + secs(9) && second <= first + secs(11), "{first:?} {second:?}: ± 10 %");
+        *beats.entry(second).or_default() += 1;
+    }
+    // The second beats come from 9 s to 21 s: 240 times to beat at, five beats at each in the middle.
+    assert!(beats.keys().all(|at| at.as_millis() % 50 == 0), "{beats:?}");
+    assert!(beats.len() > 200 && beats.values().all(|count| *count <= 15), "{beats:?}");
 }
 
 #[test]

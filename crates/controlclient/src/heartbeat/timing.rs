@@ -59,9 +59,26 @@ pub(super) fn backoff(retry: u32, trouble: Duration, spread: Duration, unit: f64
     most / 2 + (most / 2).mul_f64(unit)
 }
 
-/// The time to the next beat: the interval ± 10 %.
+/// Beats are sent at multiples of so small a part of the interval: registrations that share a connection, and
+/// with it the zero of their time, wake this process together, and what they send and get shares a packet.
+const GRID: u32 = 200;
+
+/// The first beat: any time of the first interval. Together with [`on_grid`] no later than its end.
+pub(super) fn first_pause(interval: Duration, unit: f64) -> Duration {
+    (interval - interval / GRID).mul_f64(unit)
+}
+
+/// The time to the next beat: together with [`on_grid`] the interval ± 10 %.
 pub(super) fn jittered(interval: Duration, unit: f64) -> Duration {
-    interval.mul_f64(0.9 + 0.2 * unit)
+    let least = interval.mul_f64(0.9);
+    least + (interval.mul_f64(0.2) - interval / GRID).mul_f64(unit)
+}
+
+/// The first time of the grid from `at` on.
+pub(super) fn on_grid(at: Duration, interval: Duration) -> Duration {
+    let step = (interval / GRID).as_nanos().max(1);
+    let past = u64::try_from(at.as_nanos() % step).unwrap_or_default();
+    if past == 0 { at } else { at - Duration::from_nanos(past) + interval / GRID }
 }
 
 /// The time to the next try while rejected: `about` ± 20 %.

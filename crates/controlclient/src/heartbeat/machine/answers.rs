@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Call, Due, Flight, Ghost, Held, Machine, Trouble};
 use crate::channel::{CallError, How};
 use crate::failure::Failure;
-use crate::heartbeat::timing::{self, JANITOR, backoff, jittered, while_rejected};
+use crate::heartbeat::timing::{self, JANITOR, backoff, first_pause, jittered, on_grid, while_rejected};
 use crate::heartbeat::{Action, Phase};
 
 /// After a lost connection the next beat comes within this time.
@@ -29,7 +29,7 @@ impl Machine {
         held.lease_ends = flight.sent + held.ttl;
         held.beats += 1;
         self.held_until = Some(now + held.ttl + JANITOR);
-        let mut at = flight.sent + jittered(held.interval, random());
+        let mut at = on_grid(flight.sent + jittered(held.interval, random()), held.interval);
         // The answer came, and the connection went: what became of the gateway is not known.
         self.connection_lost = self.lost_in_flight;
         if self.lost_in_flight && self.hurried_at.is_none_or(|hurried| now >= hurried + held.interval) {
@@ -101,8 +101,9 @@ impl Machine {
         if self.bounced == 0 {
             self.trouble = None;
         }
-        let pause = if now < lease_ends { interval.mul_f64(random()) } else { Duration::ZERO };
-        self.due = Some(Due { at: now + pause, call: Call::Beat });
+        let at =
+            if now < lease_ends { on_grid(now + first_pause(interval, random()), interval) } else { now };
+        self.due = Some(Due { at, call: Call::Beat });
         self.sweep_if_needed(now, out);
     }
 
@@ -212,7 +213,12 @@ impl Machine {
         self.due = Some(Due { at: now + pause, call: next });
     }
 
-    pub(super) fn connection_is_lost(&mut self, target: usize, now: Duration, random: &mut dyn FnMut() -> f64) {
+    pub(super) fn connection_is_lost(
+        &mut self,
+        target: usize,
+        now: Duration,
+        random: &mut dyn FnMut() -> f64,
+    ) {
         let Some(held) = self.held.as_ref().filter(|held| held.target == target) else { return };
         self.counters.connections_lost += 1;
         self.connection_lost = true;
