@@ -75,6 +75,8 @@ pub enum FailureKind {
     Unavailable,
     /// No answer in time.
     Timeout,
+    /// The gateway does not know the registration any more: it was restarted, or dropped it.
+    Evicted,
     /// A refusal this crate has no name for.
     Unknown,
 }
@@ -108,6 +110,7 @@ impl FailureKind {
             | Self::Unreachable
             | Self::Unavailable
             | Self::Timeout
+            | Self::Evicted
             | Self::Unknown => false,
         }
     }
@@ -287,6 +290,9 @@ impl Failure {
             }
             FailureKind::Unavailable => "the gateway is going away, or the connection broke".into(),
             FailureKind::Timeout => "the gateway did not answer in time".into(),
+            FailureKind::Evicted => {
+                "the gateway does not know the registration any more: it is made again".into()
+            }
             FailureKind::Unknown => "the gateway refused".into(),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Driver;
+use crate::failure::{Failure, FailureKind};
 use crate::heartbeat::{Leaving, Phase};
 use crate::registration::{Counters, Outcome, State};
 
@@ -139,8 +140,14 @@ fn same(one: &State, other: &State) -> bool {
         (State::Suspect { id: a, lease_ends: b, .. }, State::Suspect { id: x, lease_ends: y, .. }) => {
             a == x && b == y
         }
-        (State::Lost { .. }, State::Lost { .. })
-        | (State::Registering, State::Registering)
+        // Not known any more, and silent, are two things; kinds of silence are one.
+        (State::Lost { failure: a }, State::Lost { failure: b }) => {
+            let evicted = |failure: &Option<Failure>| {
+                failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Evicted)
+            };
+            evicted(a) == evicted(b)
+        }
+        (State::Registering, State::Registering)
         | (State::Draining, State::Draining)
         | (State::Closed(_), State::Closed(_)) => true,
         (State::Rejected { failure: a }, State::Rejected { failure: b }) => a.kind() == b.kind(),

@@ -226,6 +226,27 @@ fn a_lone_eviction_registers_at_once_and_a_restarted_gateway_after_the_spread() 
 }
 
 #[test]
+fn a_gateway_that_says_no_is_lost_for_that_and_not_for_what_failed_before() {
+    let kind = |bed: &Bed| bed.machine.failure().map(Failure::kind);
+    let mut bed = Bed::live(settings(), 30);
+    bed.wake(5_000);
+    bed.beaten(5_001, true);
+    bed.wake(15_000);
+    bed.failed(15_010, error(FailureKind::Unavailable, How::Doubtful));
+    assert_eq!((bed.machine.phase(), kind(&bed)), (Phase::Suspect, Some(FailureKind::Unavailable)));
+    bed.wake(15_160);
+    assert_eq!(bed.beaten(15_161, false).len(), 1, "registered again at once");
+    assert_eq!((bed.machine.phase(), kind(&bed)), (Phase::Lost, Some(FailureKind::Evicted)));
+    // Then it is what that Register failed with, until one succeeds.
+    bed.failed(15_170, error(FailureKind::Timeout, How::Doubtful));
+    assert_eq!((bed.machine.phase(), kind(&bed)), (Phase::Lost, Some(FailureKind::Timeout)));
+    let at = bed.machine.wakes_at().unwrap_or_default();
+    bed.exactly(at, Event::Tick);
+    bed.registered(15_500, "b", 30);
+    assert_eq!((bed.machine.phase(), kind(&bed)), (Phase::Live, None));
+}
+
+#[test]
 fn registrations_of_one_connection_beat_together_and_a_fleet_does_not() {
     let mut beats = BTreeMap::<Duration, u32>::new();
     for seed in 0..1_000 {

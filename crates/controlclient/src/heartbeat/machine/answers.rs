@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Call, Due, Flight, Ghost, Held, Machine, Trouble};
 use crate::channel::{CallError, How};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::heartbeat::timing::{self, JANITOR, backoff, first_pause, jittered, on_grid, while_rejected};
 use crate::heartbeat::{Action, Phase};
 
@@ -69,6 +69,8 @@ impl Machine {
             pause = pause.max(backoff(self.bounced - 1, now - since, self.spread(), random()));
         }
         self.phase = Phase::Lost;
+        // What a beat before failed with is not why.
+        self.failure = Some(Failure::local(FailureKind::Evicted, "it answered no to a heartbeat"));
         self.target = flight.target;
         self.due = Some(Due { at: now + pause, call: Call::Register });
     }
