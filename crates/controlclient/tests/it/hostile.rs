@@ -252,7 +252,7 @@ async fn sv_h14_s156_a_server_that_says_nothing_is_given_up() {
             open.push(stream);
         }
     });
-    for addr in [hole.addr(), silent] {
+    let give_up = async |addr: SocketAddr| {
         let began = tokio::time::Instant::now();
         let error = Registration::builder(addr.to_string(), ADDR)
             .service(greeter())
@@ -265,7 +265,8 @@ async fn sv_h14_s156_a_server_that_says_nothing_is_given_up() {
         assert!(began.elapsed() < secs(3), "{:?}", began.elapsed());
         let kind = error.failure().map(Failure::kind);
         assert!(matches!(kind, Some(FailureKind::Unreachable | FailureKind::Timeout)), "{error:?}");
-    }
+    };
+    tokio::join!(give_up(hole.addr()), give_up(silent));
     accepting.abort();
 }
 

@@ -5,12 +5,12 @@
     reason = "helpers of tests, which clippy takes for library code"
 )]
 
+mod alive;
 mod closing;
 mod hostile;
 mod kit;
 mod options;
 mod proto_dir;
-mod running;
 mod security;
 mod starting;
 mod token;

@@ -28,6 +28,8 @@ async fn c132_fail_fast_fails_within_its_time_and_leaves_nothing() {
         let began = Instant::now();
         let error = Registration::builder(addr.to_string(), ADDR)
             .service(greeter())
+            // An attempt to connect takes a tenth of it at most.
+            .ttl(secs(5))
             .start_policy(StartPolicy::FailFast(secs(1)))
             .start()
             .await
@@ -39,7 +41,15 @@ async fn c132_fail_fast_fails_within_its_time_and_leaves_nothing() {
     }
 }
 
+// They wait for most of their time, and do it beside each other.
 #[tokio::test]
+async fn c133_c134_a_gateway_that_is_late_and_a_caller_that_does_not_wait() {
+    tokio::join!(
+        c133_a_gateway_that_comes_up_later_is_waited_for(),
+        c134_a_start_that_is_cancelled_takes_back_what_comes_later(),
+    );
+}
+
 async fn c133_a_gateway_that_comes_up_later_is_waited_for() {
     let gateway = gateway().await;
     gateway.stop().await.unwrap();
@@ -70,7 +80,6 @@ async fn waiting_ends_with_the_last_failure() {
     no_task_is_left().await;
 }
 
-#[tokio::test]
 async fn c134_a_start_that_is_cancelled_takes_back_what_comes_later() {
     let gateway = gateway().await;
     gateway.delay(Rpc::Register, secs(1));

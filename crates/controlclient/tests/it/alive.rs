@@ -1,4 +1,4 @@
-//! A registration that runs: beats, evictions, restarts, black holes, several gateways.
+//! A registration that is alive: beats, evictions, restarts, black holes, several gateways.
 
 use std::time::Duration;
 
@@ -11,33 +11,29 @@ use crate::kit::{
     times,
 };
 
-// Those that take seconds run beside each other: they wait for most of their time.
-
+// Those that take seconds wait for most of their time, and do it beside each other; first of all, by the name
+// of this file, so that the other tests run meanwhile.
 #[tokio::test]
-async fn c146_c152_beats_follow_the_ttl() {
-    tokio::join!(a_ttl_of_3_s_is_beaten_for_every_second(), another_ttl_is_another_interval());
-}
-
-#[tokio::test]
-async fn c151_c159_a_slot_or_a_gateway_that_is_gone_for_a_while() {
+async fn c146_c151_c152_c153_c154_c155_c156_c157_c158_c159_c160_what_takes_seconds() {
     tokio::join!(
-        a_slot_that_another_schema_took_is_tried_for_slowly(),
-        the_second_gateway_is_taken_when_the_first_is_gone_and_kept(),
-    );
-}
-
-#[tokio::test]
-async fn c154_c155_black_holes() {
-    tokio::join!(
-        a_connection_that_swallows_bytes_costs_no_registration(),
-        a_gateway_that_swallows_everything_is_lost_and_found(),
+        c146_a_ttl_of_3_s_is_beaten_for_every_second(),
+        c152_another_ttl_is_another_interval(),
+        c151_a_slot_that_another_schema_took_is_tried_for_slowly(),
+        c153_a_beat_without_an_answer_is_given_up_and_the_connection_with_it(),
+        c154_a_connection_that_swallows_bytes_costs_no_registration(),
+        c155_a_gateway_that_swallows_everything_is_lost_and_found(),
+        c156_a_gateway_that_restarts_empty_is_registered_with_again(),
+        c157_a_register_whose_answer_was_lost_leaves_no_ghost(),
+        c158_a_goodbye_of_the_connection_costs_nothing(),
+        c159_the_second_gateway_is_taken_when_the_first_is_gone_and_kept(),
+        c160_with_all_gateways_each_has_its_own_registration(),
     );
 }
 
 /// What a busy machine may add to a time.
 const SLACK: Duration = Duration::from_millis(400);
 
-async fn a_ttl_of_3_s_is_beaten_for_every_second() {
+async fn c146_a_ttl_of_3_s_is_beaten_for_every_second() {
     let gateway = gateway().await;
     let registration = registering(&gateway).ttl(secs(3)).start().await.unwrap();
     gateway.wait_for_calls(Rpc::Heartbeat, 4).await.unwrap();
@@ -78,9 +74,27 @@ async fn c148_an_eviction_is_answered_with_one_register() {
 }
 
 #[tokio::test]
+async fn a_registration_that_was_evicted_says_so_whatever_failed_before() {
+    let gateway = gateway().await;
+    let registration =
+        registering(&gateway).ttl(secs(5)).heartbeat_interval(ms(200)).spread(ms(400)).start().await.unwrap();
+    gateway.fail_next(Rpc::Heartbeat, 1, Code::Unavailable, "busy");
+    reaches(&registration, "suspect").await;
+    gateway.evict(&only_id(&gateway));
+    let State::Lost { failure: Some(failure) } = reaches(&registration, "lost").await else {
+        panic!("{registration:?}")
+    };
+    assert_eq!(failure.kind(), FailureKind::Evicted, "{failure}");
+    assert!(!failure.is_permanent());
+    reaches(&registration, "live").await;
+    assert!(registration.snapshot().last_failure.is_none());
+    registration.shutdown(secs(5)).await;
+}
+
+#[tokio::test]
 async fn c149_one_failed_beat_is_suspect_and_soon_repeated() {
     let gateway = gateway().await;
-    let registration = registering(&gateway).ttl(secs(30)).heartbeat_interval(ms(900)).start().await.unwrap();
+    let registration = registering(&gateway).ttl(secs(30)).heartbeat_interval(ms(500)).start().await.unwrap();
     let history = History::of(&registration);
     gateway.fail_next(Rpc::Heartbeat, 1, Code::Unavailable, "busy");
     gateway.wait_for_calls(Rpc::Heartbeat, 2).await.unwrap();
@@ -112,7 +126,7 @@ async fn c150_registrations_that_fail_are_repeated_with_pauses() {
     registration.shutdown(secs(5)).await;
 }
 
-async fn a_slot_that_another_schema_took_is_tried_for_slowly() {
+async fn c151_a_slot_that_another_schema_took_is_tried_for_slowly() {
     let gateway = gateway().await;
     let registration = registering(&gateway)
         .ttl(secs(9))
@@ -141,7 +155,7 @@ async fn a_slot_that_another_schema_took_is_tried_for_slowly() {
     registration.shutdown(secs(5)).await;
 }
 
-async fn another_ttl_is_another_interval() {
+async fn c152_another_ttl_is_another_interval() {
     let gateway = gateway().await;
     let registration = registering(&gateway).ttl(secs(3)).start().await.unwrap();
     gateway.wait_for_calls(Rpc::Heartbeat, 1).await.unwrap();
@@ -159,7 +173,6 @@ async fn another_ttl_is_another_interval() {
     registration.shutdown(secs(5)).await;
 }
 
-#[tokio::test]
 async fn c153_a_beat_without_an_answer_is_given_up_and_the_connection_with_it() {
     let gateway = gateway().await;
     let registration = registering(&gateway).ttl(secs(6)).heartbeat_interval(secs(1)).start().await.unwrap();
@@ -177,7 +190,7 @@ async fn c153_a_beat_without_an_answer_is_given_up_and_the_connection_with_it() 
     registration.shutdown(secs(5)).await;
 }
 
-async fn a_connection_that_swallows_bytes_costs_no_registration() {
+async fn c154_a_connection_that_swallows_bytes_costs_no_registration() {
     let gateway = gateway().await;
     let registration = registering(&gateway).ttl(secs(6)).start().await.unwrap();
     let id = id_of(&registration);
@@ -193,7 +206,7 @@ async fn a_connection_that_swallows_bytes_costs_no_registration() {
     registration.shutdown(secs(5)).await;
 }
 
-async fn a_gateway_that_swallows_everything_is_lost_and_found() {
+async fn c155_a_gateway_that_swallows_everything_is_lost_and_found() {
     let gateway = gateway().await;
     let registration = registering(&gateway).ttl(secs(6)).start().await.unwrap();
     let id = id_of(&registration);
@@ -217,7 +230,6 @@ async fn a_gateway_that_swallows_everything_is_lost_and_found() {
     registration.shutdown(secs(5)).await;
 }
 
-#[tokio::test]
 async fn c156_a_gateway_that_restarts_empty_is_registered_with_again() {
     let gateway = gateway().await;
     let registration = registering(&gateway).ttl(secs(3)).start().await.unwrap();
@@ -234,7 +246,6 @@ async fn c156_a_gateway_that_restarts_empty_is_registered_with_again() {
     registration.shutdown(secs(5)).await;
 }
 
-#[tokio::test]
 async fn c157_a_register_whose_answer_was_lost_leaves_no_ghost() {
     let gateway = gateway().await;
     gateway.lose_answer(Rpc::Register, 1);
@@ -267,7 +278,6 @@ async fn c157_a_register_whose_answer_was_lost_leaves_no_ghost() {
     assert!(gateway.registrations().is_empty());
 }
 
-#[tokio::test]
 async fn c158_a_goodbye_of_the_connection_costs_nothing() {
     let gateway = gateway().await;
     let registration = registering(&gateway).ttl(secs(6)).heartbeat_interval(ms(300)).start().await.unwrap();
@@ -283,7 +293,7 @@ async fn c158_a_goodbye_of_the_connection_costs_nothing() {
     registration.shutdown(secs(5)).await;
 }
 
-async fn the_second_gateway_is_taken_when_the_first_is_gone_and_kept() {
+async fn c159_the_second_gateway_is_taken_when_the_first_is_gone_and_kept() {
     let (first, second) = (gateway().await, gateway().await);
     let registration =
         registering(&first).gateway(second.addr().to_string()).ttl(secs(3)).start().await.unwrap();
@@ -304,7 +314,6 @@ async fn the_second_gateway_is_taken_when_the_first_is_gone_and_kept() {
     assert!(second.registrations().is_empty());
 }
 
-#[tokio::test]
 async fn c160_with_all_gateways_each_has_its_own_registration() {
     let (first, second) = (gateway().await, gateway().await);
     let registration = registering(&first)
