@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use http::HeaderValue;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use crate::error::ConfigError;
 
@@ -15,7 +17,8 @@ const MAX_LEN: u64 = 64 << 10;
 /// How old a look at the file may be.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What is sent as `authorization: Bearer …`. Its `Debug` never shows it, nor do logs.
+/// What is sent as `authorization: Bearer …`. Its `Debug` never shows it, nor do logs, and it is wiped from
+/// memory with its last copy (S-200); what a connection has sent is the connection's.
 #[derive(Clone)]
 pub struct Bearer {
     source: Source,
@@ -100,7 +103,8 @@ fn read(path: &Path) -> Result<HeaderValue, ConfigError> {
     use std::io::Read as _;
     let unusable = |reason: String| ConfigError::Bearer { reason };
     let file = std::fs::File::open(path).map_err(|error| unusable(format!("{}: {error}", path.display())))?;
-    let mut token = String::new();
+    // Room for all of it: a text that grows leaves copies.
+    let mut token = Zeroizing::new(String::with_capacity(MAX_LEN as usize + 1));
     file.take(MAX_LEN)
         .read_to_string(&mut token)
         .map_err(|error| unusable(format!("{}: {error}", path.display())))?;
@@ -111,8 +115,13 @@ fn header(token: &str) -> Result<HeaderValue, ConfigError> {
     if token.is_empty() {
         return Err(ConfigError::Bearer { reason: "it is empty".into() });
     }
-    // The error of the http crate is not kept: ours must not lead to the value.
-    let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+    const SCHEME: &[u8] = b"Bearer ";
+    let mut text = Zeroizing::new(Vec::with_capacity(SCHEME.len() + token.len()));
+    text.extend_from_slice(SCHEME);
+    text.extend_from_slice(token.as_bytes());
+    // Clones of the value share these bytes, which are wiped with the last one. The error of the http crate is
+    // not kept: ours must not lead to the value.
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(text))
         .map_err(|_| ConfigError::Bearer { reason: "it holds what no header value may have".into() })?;
     value.set_sensitive(true);
     Ok(value)

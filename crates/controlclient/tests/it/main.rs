@@ -13,5 +13,8 @@ mod options;
 mod proto_dir;
 mod security;
 mod starting;
+mod steered;
 mod token;
+#[cfg(target_os = "linux")]
+mod wiped;
 mod wire;
