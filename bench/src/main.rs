@@ -42,7 +42,8 @@ const USAGE: &str = "usage: peerage-bench zaphttp [--seconds N] [--rounds N] [--
   --seconds   measured per cell, over all rounds; default 3
   --rounds    how often the columns take turns; default 3
   --only      of: pair server client raw hyper1 h2 codec body
-       peerage-bench control";
+       peerage-bench control [NAME …]
+  NAME        of: restart suspect shutdown idle; at length, if asked for: cb01 cb02 cb03 cb07 cb11";
 
 /// What to run.
 struct Plan {
@@ -97,7 +98,7 @@ fn main() -> Result<(), BoxError> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.split_first() {
         Some((command, rest)) if command == "zaphttp" => zaphttp(&Plan::parse(rest)?),
-        Some((command, [])) if command == "control" => control::run(),
+        Some((command, names)) if command == "control" => control::run(names),
         // The other process of `control`, started by the bench itself.
         Some((command, _)) if command == "control-gateway" => control::gateway(),
         // One side of the large body, started by the bench itself.
