@@ -124,6 +124,8 @@ impl Members {
                 let probe_at = members.balancer.dial_probe_at();
                 let due = probe_at.map_or(members.epoch, |at| members.epoch + Duration::from_nanos(at));
                 tokio::select! {
+                    // In this order, so that a simulation repeats.
+                    biased;
                     snapshot = changes.changed() => match snapshot {
                         Some(snapshot) => members.apply(&snapshot),
                         None => return,
