@@ -18,6 +18,8 @@
 //! - hyper HTTP/2: the same with `http2`; as many callers as connections share one connection.
 //! - raw: `mio`, fixed bytes.
 //!
+//! `soak` calls three peers, each a process, that have one fault after the other; see `soak/mod.rs`.
+//!
 //! `control` prints what a registration at a gateway costs, and how soon it is back and gone.
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
@@ -30,6 +32,7 @@ mod machine;
 mod raw;
 mod report;
 mod sides;
+mod soak;
 
 use std::time::Duration;
 
@@ -43,7 +46,11 @@ const USAGE: &str = "usage: peerage-bench zaphttp [--seconds N] [--rounds N] [--
   --rounds    how often the columns take turns; default 3
   --only      of: pair server client raw hyper1 h2 codec body
        peerage-bench control [NAME …]
-  NAME        of: restart suspect shutdown idle; at length, if asked for: cb01 cb02 cb03 cb07 cb11";
+  NAME        of: restart suspect shutdown idle; at length, if asked for: cb01 cb02 cb03 cb07 cb11
+       peerage-bench soak [--minutes N] [--rate N] [--per-try MS|none]
+                          [--policy peak_ewma|least_loaded|round_robin|default]
+  --minutes   2 by default; longer soaks have more faults
+  --rate      calls a second; default 2000";
 
 /// What to run.
 struct Plan {
@@ -101,6 +108,9 @@ fn main() -> Result<(), BoxError> {
         Some((command, names)) if command == "control" => control::run(names),
         // The other process of `control`, started by the bench itself.
         Some((command, _)) if command == "control-gateway" => control::gateway(),
+        Some((command, rest)) if command == "soak" => soak::run(rest),
+        // A peer of the soak, started by the bench itself.
+        Some((command, rest)) if command == "soak-peer" => soak::peer(rest),
         // One side of the large body, started by the bench itself.
         Some((command, rest)) if command == "body-side" => large::side(rest),
         _ => Err(USAGE.into()),

@@ -1,6 +1,7 @@
-//! `lint`, `test`, `netns` and `bench`.
+//! `lint`, `test`, `netns`, `bench` and `soak`.
 
 use std::fs;
+use std::process::Command;
 
 use crate::run::{Outcome, answers, cargo, in_ci, root, step};
 use crate::{codegen, rows, tidy};
@@ -122,5 +123,14 @@ pub(crate) fn netns(rest: &[&str]) -> Outcome {
 
 /// A benchmark of the package `peerage-bench`, in a release build.
 pub(crate) fn bench(rest: &[&str]) -> Outcome {
-    step("bench", cargo(&["run", "--release", "--locked", "--quiet", "-p", "peerage-bench", "--"]).args(rest))
+    step("bench", measured().args(rest))
+}
+
+/// Peers that fail one after the other, under load.
+pub(crate) fn soak(rest: &[&str]) -> Outcome {
+    step("soak", measured().arg("soak").args(rest))
+}
+
+fn measured() -> Command {
+    cargo(&["run", "--release", "--locked", "--quiet", "-p", "peerage-bench", "--"])
 }

@@ -30,6 +30,9 @@ usage: cargo xtask TASK
   interop          our programs beside OpenSSL, Go, python-zeroconf, avahi, curl (4 min)
   bench control    what a registration costs, and how soon it is back (1 min, release build)
   bench zaphttp    client and server beside hyper and a raw epoll loop (release build)
+  soak [--minutes N]
+                   calls at a fixed rate while peers are killed, stopped, black-holed, reset;
+                   fails if a target is missed (2 min, release build)
   fuzz TARGET [--seconds N]
                    one fuzz target (needs cargo-fuzz); without TARGET: the list
 ";
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         ["codegen", rest @ ..] => codegen::run(rest),
         ["netns", rest @ ..] => ci::netns(rest),
         ["bench", rest @ ..] => ci::bench(rest),
+        ["soak", rest @ ..] => ci::soak(rest),
         ["interop"] => interop::run(),
         ["fuzz", rest @ ..] => fuzz::run(rest),
         [] | ["help" | "--help" | "-h"] => {
