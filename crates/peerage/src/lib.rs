@@ -31,13 +31,19 @@
 //! - [`balance`]: which peer, may it be repeated, how long to wait.
 //! - [`clienthttp`]: the client that finds the peer it talks to.
 //! - `controlclient`: a registration at a gateway, kept alive.
+//! - `sim`: a bad day, replayed in virtual time.
 //!
 //! # Features
-//! `controlclient` (default): register at gateways what is served. `http` (default): dial peers that are ordinary web servers. `json` (default): bodies as JSON.
+//! - `controlclient` (default): register at gateways what is served.
+//! - `http` (default): dial peers that are ordinary web servers.
+//! - `json` (default): bodies as JSON.
+//! - `sim`: `sim`, the client in virtual time with scripted peers.
 
 mod error;
 mod mesh;
 mod served;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use peerage_balance as balance;
 pub use peerage_clienthttp as clienthttp;

@@ -1,7 +1,10 @@
 //! The facade as a user meets it: its examples, and a mesh with and without TLS.
 
+mod faults;
 #[cfg(feature = "controlclient")]
 mod registering;
+#[cfg(feature = "sim")]
+mod sim;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
