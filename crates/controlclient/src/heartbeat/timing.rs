@@ -61,7 +61,7 @@ pub(super) fn backoff(retry: u32, trouble: Duration, spread: Duration, unit: f64
 
 /// Beats are sent at multiples of so small a part of the interval: registrations that share a connection, and
 /// with it the zero of their time, wake this process together, and what they send and get shares a packet.
-const GRID: u32 = 200;
+const GRID: u32 = 100;
 
 /// The first beat: any time of the first interval. Together with [`on_grid`] no later than its end.
 pub(super) fn first_pause(interval: Duration, unit: f64) -> Duration {
