@@ -301,7 +301,7 @@ const FLEET: usize = 10_000;
 const SEEDS: std::ops::Range<u64> = if cfg!(debug_assertions) { 0..1 } else { 0..20 };
 
 #[test]
-fn a_fleet_started_at_once_beats_evenly_after_its_first_interval() {
+fn cb04_a_fleet_started_at_once_beats_evenly_after_its_first_interval() {
     for seed in SEEDS {
         let mut world = World::new(seed, FLEET, &settings(), 30);
         world.run(secs(40), &mut |_, _| {});
@@ -314,7 +314,7 @@ fn a_fleet_started_at_once_beats_evenly_after_its_first_interval() {
 }
 
 #[test]
-fn a_fleet_comes_back_evenly_after_the_gateway_was_restarted() {
+fn cb07_a_fleet_comes_back_evenly_after_the_gateway_was_restarted() {
     for seed in SEEDS {
         let spread = Settings { spread: Some(secs(10)), ..settings() };
         let mut world = World::new(seed, FLEET, &spread, 30);
@@ -338,7 +338,7 @@ fn a_fleet_comes_back_evenly_after_the_gateway_was_restarted() {
 }
 
 #[test]
-fn a_lone_client_is_live_again_soon_after_an_outage() {
+fn cb06_a_lone_client_is_live_again_soon_after_an_outage() {
     let at_once = Settings { spread: Some(Duration::ZERO), ..settings() };
     for (outage, most) in [(secs(2), ms(1_500)), (secs(600), secs(6))] {
         let mut took = Vec::new();

@@ -130,7 +130,7 @@ fn a_registration_beats_in_its_interval_and_each_answer_renews_the_lease() {
 }
 
 #[test]
-fn c147_a_long_ttl_is_beaten_for_every_10_s_all_the_same() {
+fn c147_cb17_a_long_ttl_is_beaten_for_every_10_s_all_the_same() {
     for (random, first, then) in [(0.0, 0, 9_000), (0.5, 5_000, 10_000), (1.0, 9_900, 10_900)] {
         let mut machine = Machine::new(settings());
         machine.on(Event::Start, ms(0), &mut || random);
@@ -272,7 +272,7 @@ fn registrations_of_one_connection_beat_together_and_a_fleet_does_not() {
 }
 
 #[test]
-fn a_permanent_refusal_slows_to_30_s_and_never_stops() {
+fn cb08_a_permanent_refusal_slows_to_30_s_and_never_stops() {
     let mut bed = Bed::live(settings(), 30);
     bed.wake(5_000);
     bed.beaten(5_000, true);

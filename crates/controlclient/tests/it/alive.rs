@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use peerage_controlclient::{FailureKind, Registration, Service, State, TargetMode};
 use peerage_devgateway::{BlackHole, Code, DevGateway, Rpc};
+use peerage_tests::LogCapture;
 use tokio::time::Instant;
 
 use crate::kit::{
@@ -20,13 +21,13 @@ async fn c146_c151_c152_c153_c154_c155_c156_c157_c158_c159_c160_what_takes_secon
         c152_another_ttl_is_another_interval(),
         c151_a_slot_that_another_schema_took_is_tried_for_slowly(),
         c153_a_beat_without_an_answer_is_given_up_and_the_connection_with_it(),
-        c154_a_connection_that_swallows_bytes_costs_no_registration(),
+        c154_cb01_a_connection_that_swallows_bytes_costs_no_registration(),
         c155_a_gateway_that_swallows_everything_is_lost_and_found(),
         c156_a_gateway_that_restarts_empty_is_registered_with_again(),
-        c157_a_register_whose_answer_was_lost_leaves_no_ghost(),
+        c157_cb13_a_register_whose_answer_was_lost_leaves_no_ghost(),
         c158_a_goodbye_of_the_connection_costs_nothing(),
-        c159_the_second_gateway_is_taken_when_the_first_is_gone_and_kept(),
-        c160_with_all_gateways_each_has_its_own_registration(),
+        c159_cb09_the_second_gateway_is_taken_when_the_first_is_gone_and_kept(),
+        c160_cb09_with_all_gateways_each_has_its_own_registration(),
     );
 }
 
@@ -190,7 +191,7 @@ async fn c153_a_beat_without_an_answer_is_given_up_and_the_connection_with_it() 
     registration.shutdown(secs(5)).await;
 }
 
-async fn c154_a_connection_that_swallows_bytes_costs_no_registration() {
+async fn c154_cb01_a_connection_that_swallows_bytes_costs_no_registration() {
     let gateway = gateway().await;
     let registration = registering(&gateway).ttl(secs(6)).start().await.unwrap();
     let id = id_of(&registration);
@@ -246,7 +247,7 @@ async fn c156_a_gateway_that_restarts_empty_is_registered_with_again() {
     registration.shutdown(secs(5)).await;
 }
 
-async fn c157_a_register_whose_answer_was_lost_leaves_no_ghost() {
+async fn c157_cb13_a_register_whose_answer_was_lost_leaves_no_ghost() {
     let gateway = gateway().await;
     gateway.lose_answer(Rpc::Register, 1);
     let registration = registering(&gateway)
@@ -293,7 +294,7 @@ async fn c158_a_goodbye_of_the_connection_costs_nothing() {
     registration.shutdown(secs(5)).await;
 }
 
-async fn c159_the_second_gateway_is_taken_when_the_first_is_gone_and_kept() {
+async fn c159_cb09_the_second_gateway_is_taken_when_the_first_is_gone_and_kept() {
     let (first, second) = (gateway().await, gateway().await);
     let registration =
         registering(&first).gateway(second.addr().to_string()).ttl(secs(3)).start().await.unwrap();
@@ -314,7 +315,7 @@ async fn c159_the_second_gateway_is_taken_when_the_first_is_gone_and_kept() {
     assert!(second.registrations().is_empty());
 }
 
-async fn c160_with_all_gateways_each_has_its_own_registration() {
+async fn c160_cb09_with_all_gateways_each_has_its_own_registration() {
     let (first, second) = (gateway().await, gateway().await);
     let registration = registering(&first)
         .gateway(second.addr().to_string())
@@ -343,7 +344,27 @@ async fn c160_with_all_gateways_each_has_its_own_registration() {
 }
 
 #[tokio::test]
-async fn an_unstable_slot_that_was_taken_over_is_seen_when_asked_for() {
+async fn cb21_ten_minutes_without_a_gateway_are_a_few_lines() {
+    let gateway = gateway().await;
+    let registration = registering(&gateway).ttl(secs(6)).start().await.unwrap();
+    gateway.wait_for_calls(Rpc::Heartbeat, 1).await.unwrap();
+    let logs = LogCapture::start();
+    gateway.stop().await.unwrap();
+    // Nobody answers any more, so nothing is late: minutes pass at once.
+    tokio::time::pause();
+    tokio::time::sleep(secs(600)).await;
+    assert_eq!(registration.state().name(), "lost");
+    let failed = registration.snapshot().counters.beats_failed;
+    assert!(failed > 100, "{failed} beats: it goes on");
+    let text = logs.text();
+    let ours = text.lines().filter(|line| line.contains("peerage_controlclient"));
+    let loud: Vec<_> = ours.filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+    assert!((2..=20).contains(&loud.len()), "{} lines: {loud:#?}", loud.len());
+    registration.shutdown(secs(1)).await;
+}
+
+#[tokio::test]
+async fn cb18_an_unstable_slot_that_was_taken_over_is_seen_when_asked_for() {
     let gateway = gateway().await;
     let other_document = O.replace("\"version\":\"1\"", "\"version\":\"2\"");
     let register = |document: String| {
@@ -370,7 +391,7 @@ async fn an_unstable_slot_that_was_taken_over_is_seen_when_asked_for() {
 }
 
 #[tokio::test]
-async fn registrations_with_one_gateway_share_its_connection() {
+async fn cb24_registrations_with_one_gateway_share_its_connection() {
     let server = gateway().await;
     let shared = peerage_controlclient::Gateway::new(server.addr().to_string());
     let mut registrations = Vec::new();

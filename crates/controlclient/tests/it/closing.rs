@@ -27,7 +27,7 @@ async fn c161_c162_a_shutdown_deregisters_and_a_second_one_says_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c163_eight_at_once_are_one_deregistration() {
+async fn c163_cb03_eight_at_once_are_one_deregistration() {
     let gateway = gateway().await;
     for round in 0..25 {
         let registration = Arc::new(beating(&gateway).await);
@@ -114,7 +114,7 @@ async fn c166_a_register_in_flight_is_taken_back_after_the_deadline() {
 }
 
 #[tokio::test]
-async fn c167_a_dropped_handle_ends_the_beats_and_deregisters() {
+async fn c167_cb22_a_dropped_handle_ends_the_beats_and_deregisters() {
     let gateway = gateway().await;
     let registration = beating(&gateway).await;
     gateway.wait_for_calls(Rpc::Heartbeat, 2).await.unwrap();
@@ -147,7 +147,7 @@ async fn c168_a_deadline_that_is_past_returns_at_once() {
 }
 
 #[tokio::test]
-async fn a_shutdown_returns_in_its_time_whatever_the_gateway_does() {
+async fn cb02_a_shutdown_returns_in_its_time_whatever_the_gateway_does() {
     type Fault = (&'static str, fn(&DevGateway));
     let faults: &[Fault] = &[
         ("delay", |gateway| gateway.delay(Rpc::Deregister, secs(10))),

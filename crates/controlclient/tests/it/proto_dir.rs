@@ -123,7 +123,7 @@ async fn c143_a_file_that_cannot_be_read_is_named() {
 }
 
 #[tokio::test]
-async fn c144_files_are_read_once() {
+async fn c144_cb19_files_are_read_once() {
     let root = files(&[("user.proto", P), ("auth.proto", EMPTY)]);
     let gateway = gateway().await;
     let registration = Registration::builder(gateway.addr().to_string(), ADDR)

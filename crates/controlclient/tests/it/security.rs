@@ -86,7 +86,7 @@ async fn c170_mutual_tls_works_with_a_certificate_and_fails_without() {
 }
 
 #[tokio::test]
-async fn certificates_that_change_on_disk_are_used_and_cost_no_registration() {
+async fn cb15_certificates_that_change_on_disk_are_used_and_cost_no_registration() {
     let ca = TestCa::new();
     let gateway =
         started(DevGateway::builder().tls(server_config(&ca.server(&["127.0.0.1"]), Some(&ca)))).await;
