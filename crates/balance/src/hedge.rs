@@ -1,6 +1,9 @@
 //! Hedging: a second copy of a call that takes unusually long (B-6).
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use crate::{Budget, InvalidPolicy, MILLISECOND, Outcome, SECOND};
 
@@ -72,11 +75,53 @@ fn quantile(a: &Histogram, b: &Histogram, part: f64) -> u64 {
     Histogram::longest(bucket.count()).min(MOST) * 1_000
 }
 
+/// What a [`Hedging`] allows. Every setting is checked when it is made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HedgePolicy {
+    /// In thousandths.
+    per_call: i64,
+    delay: Option<u64>,
+}
+
+impl Default for HedgePolicy {
+    fn default() -> Self {
+        Self { per_call: 50, delay: None }
+    }
+}
+
+impl HedgePolicy {
+    /// Hedges per call: 0.001 to 0.5, in thousandths. Default 0.05. Unless it is fixed, the delay is the time
+    /// that all calls but this part take.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPolicy`] outside that range.
+    pub fn per_call(self, part: f64) -> Result<Self, InvalidPolicy> {
+        if !(0.001..=0.5).contains(&part) {
+            return Err(InvalidPolicy("hedged part of the calls: 0.001 to 0.5"));
+        }
+        Ok(Self { per_call: (part * SCALE as f64).round() as i64, ..self })
+    }
+
+    /// The delay after which a call is late: 1 ms to 60 s. By default it is learned from the calls.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPolicy`] outside that range.
+    pub fn delay(self, delay: Duration) -> Result<Self, InvalidPolicy> {
+        let nanos = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        let fits = (LEAST_DELAY..=60 * SECOND).contains(&nanos);
+        fits.then_some(Self { delay: Some(nanos), ..self }).ok_or(InvalidPolicy("hedge delay: 1 ms to 60 s"))
+    }
+}
+
 /// When a second copy of a call is sent, and whether it may be. One for each service.
 #[derive(Debug)]
 pub struct Hedging {
     /// Hedges per call, in thousandths.
     per_call: i64,
+    /// If it is not learned.
+    fixed_delay: Option<u64>,
     state: Mutex<State>,
 }
 
@@ -100,25 +145,14 @@ impl std::fmt::Debug for State {
 
 impl Default for Hedging {
     fn default() -> Self {
-        Self::with(50)
+        Self::new(&HedgePolicy::default())
     }
 }
 
 impl Hedging {
-    /// Hedges up to `part` of the calls: above 0, at most 0.5, in thousandths; 0.05 by default. The delay
-    /// is the time that all but this part take.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidPolicy`] outside that range.
-    pub fn new(part: f64) -> Result<Self, InvalidPolicy> {
-        if !(0.001..=0.5).contains(&part) {
-            return Err(InvalidPolicy("hedged part of the calls: 0.001 to 0.5"));
-        }
-        Ok(Self::with((part * SCALE as f64).round() as i64))
-    }
-
-    fn with(per_call: i64) -> Self {
+    /// Nothing is known yet, and nothing saved.
+    #[must_use]
+    pub fn new(policy: &HedgePolicy) -> Self {
         let state = State {
             filling: Histogram::new(),
             finished: Histogram::new(),
@@ -127,7 +161,7 @@ impl Hedging {
             delay: None,
             saved: 0,
         };
-        Self { per_call, state: Mutex::new(state) }
+        Self { per_call: policy.per_call, fixed_delay: policy.delay, state: Mutex::new(state) }
     }
 
     /// A call that may be hedged begins: it pays in, and is told after which time its head is late.
@@ -135,6 +169,9 @@ impl Hedging {
     pub fn begin(&self, now: u64) -> Option<u64> {
         self.state(|state| {
             state.saved = (state.saved + self.per_call).min(MOST_SAVED);
+            if self.fixed_delay.is_some() {
+                return self.fixed_delay;
+            }
             state.refresh(now, 1.0 - self.per_call as f64 / SCALE as f64);
             state.delay
         })
@@ -155,12 +192,18 @@ impl Hedging {
         });
     }
 
-    /// Whether a copy may be sent now: draws from the hedges saved and from the budget of resends, or from
-    /// neither.
+    /// The delay after which a call is late now; `None` while too little is known.
+    pub fn delay(&self) -> Option<u64> {
+        self.fixed_delay.or_else(|| self.state(|state| state.delay))
+    }
+
+    /// Whether a copy may be sent now: draws from the hedges saved and from the budget of resends, if there
+    /// is one, or from neither.
     #[must_use]
-    pub fn try_hedge(&self, budget: &Budget, now: u64) -> bool {
+    pub fn try_hedge<'b>(&self, budget: impl Into<Option<&'b Budget>>, now: u64) -> bool {
+        let budget = budget.into();
         self.state(|state| {
-            let allowed = state.saved >= SCALE && budget.withdraw(now);
+            let allowed = state.saved >= SCALE && budget.is_none_or(|budget| budget.withdraw(now));
             if allowed {
                 state.saved -= SCALE;
             }
@@ -276,7 +319,23 @@ mod tests {
     #[test]
     fn b_0_4_bad_parts_are_refused() {
         for part in [0.0, -1.0, 0.51, f64::NAN] {
-            assert!(Hedging::new(part).is_err(), "{part}");
+            assert!(HedgePolicy::default().per_call(part).is_err(), "{part}");
         }
+        for delay in [Duration::ZERO, Duration::from_micros(999), Duration::from_secs(61), Duration::MAX] {
+            assert!(HedgePolicy::default().delay(delay).is_err(), "{delay:?}");
+        }
+    }
+
+    #[test]
+    fn b_6_a_fixed_delay_holds_from_the_first_call_on() {
+        let policy = HedgePolicy::default().delay(Duration::from_millis(7)).expect("valid");
+        let hedging = Hedging::new(&policy);
+        (0..200).for_each(|_| hedging.record(Outcome::Success, 50 * MILLISECOND, 0));
+        assert_eq!((hedging.begin(0), hedging.delay()), (Some(7 * MILLISECOND), Some(7 * MILLISECOND)));
+        for _ in 0..20 {
+            hedging.begin(0);
+        }
+        assert!(hedging.try_hedge(None, 0), "without a budget of resends its own is enough");
+        assert!(!hedging.try_hedge(None, 0), "21 calls pay for one");
     }
 }

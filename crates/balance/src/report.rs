@@ -288,7 +288,13 @@ impl<P: Clone, C> Balancer<P, C> {
 /// `first` spreads the first checks over the whole interval.
 #[must_use]
 pub fn next_check(now: u64, first: bool, z: u64) -> u64 {
+    next_check_of(CHECK_EVERY, now, first, z)
+}
+
+/// As [`next_check`], every so many nanoseconds.
+#[must_use]
+pub fn next_check_of(every: u64, now: u64, first: bool, z: u64) -> u64 {
     let part = crate::unit(z);
     let wait = if first { part } else { 0.9 + 0.2 * part };
-    now.saturating_add((CHECK_EVERY as f64 * wait) as u64).max(now + MILLISECOND)
+    now.saturating_add((every as f64 * wait) as u64).max(now + MILLISECOND)
 }

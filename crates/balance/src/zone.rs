@@ -26,6 +26,12 @@ impl Zone {
         Self { zone: zone.into(), region: None, callers: None }
     }
 
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.zone
+    }
+
     /// In a region: its other zones are preferred to those elsewhere.
     #[must_use]
     pub fn region(self, region: impl Into<Arc<str>>) -> Self {
