@@ -65,6 +65,8 @@ pub struct Attempt {
     pub elapsed: Duration,
     /// Why it went there, if the call was [told to explain](crate::CallOptions::explain).
     pub pick: Option<Arc<PickExplanation>>,
+    /// Whether it was a second copy, sent because the answer to the first was late (B-6).
+    pub is_hedge: bool,
 }
 
 impl fmt::Display for Attempt {
@@ -84,6 +86,8 @@ pub struct Attempts {
     /// Apart from the last, so that a call that succeeds at once allocates nothing for its list.
     earlier: Vec<Attempt>,
     last: Option<Attempt>,
+    /// Another one was refused: by the budget, or because somebody said so.
+    was_refused: bool,
 }
 
 impl Attempts {
@@ -91,6 +95,16 @@ impl Attempts {
         if let Some(before) = self.last.replace(attempt) {
             self.earlier.push(before);
         }
+    }
+
+    /// Another attempt was refused: by the budget, or because somebody said so.
+    pub(crate) fn refuse(&mut self) {
+        self.was_refused = true;
+    }
+
+    /// Whether it was sent again, or that was refused.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.was_refused || self.sends() > 1
     }
 
     /// How many there were.
@@ -110,10 +124,11 @@ impl Attempts {
         self.iter().filter(|attempt| attempt.stage != Stage::NotSent).count()
     }
 
-    /// Marks an answer of ours that is an error because of this call, if it was sent again already:
-    /// repeating it further up would only multiply load (B-5.1).
+    /// Marks an answer of ours that is an error because of this call, if it was sent again already or was
+    /// refused that: repeating it further up would only multiply load (B-5.1). Behind a
+    /// [`ServingLayer`](crate::ServingLayer) that happens by itself.
     pub fn mark_answer(&self, headers: &mut HeaderMap) {
-        if self.sends() > 1 {
+        if self.is_spent() {
             headers.insert(NO_RETRY_HEADER, HeaderValue::from_static("1"));
         }
     }

@@ -343,9 +343,14 @@ impl ClientError {
     /// Marks an answer of ours that is an error because of this one, if repeating it further up would
     /// only multiply load: this call was sent again already, or was refused that (B-5.1).
     pub fn mark_answer(&self, headers: &mut HeaderMap) {
-        if self.call().is_some_and(|call| call.resend_spent) {
+        if self.is_spent() {
             headers.insert(NO_RETRY_HEADER, HeaderValue::from_static("1"));
         }
+    }
+
+    /// Whether the call was sent again, or that was refused.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.call().is_some_and(|call| call.resend_spent)
     }
 
     /// A name of the variant that never changes: for logs and metrics.

@@ -19,13 +19,15 @@
 //! A call passes, in this order: [`Discovery`] (who is there) → [`Picker`] (which one) → [`Dialer`] (a
 //! connection) → [`AuthAttacher`] (credentials) → the exchange (again, or not: `peerage_balance`). Start
 //! reading at [`Client`]; one call is `client/call/`. What may cross which connection is `secure.rs`,
-//! which redirects are followed `redirect.rs`.
+//! which redirects are followed `redirect.rs`. The other
+//! side, around a service that is called, is [`ServingLayer`].
 //!
 //! # Features
 //! - `zap` (default): dial peers over ZAP-HTTP.
 //! - `mdns` (default): find peers by multicast DNS when no other source is given.
 //! - `http`: dial peers that are ordinary HTTP/1.1 or HTTP/2 servers.
 //! - `json`: request and response bodies as JSON.
+//! - `metrics`: count calls, outcomes and ejections through the `metrics` facade.
 //! - `test-util`: in-memory peers for tests and examples.
 
 mod attempts;
@@ -40,10 +42,11 @@ mod replay;
 mod request;
 mod response;
 mod secure;
+mod serving;
 
 pub use peerage_balance::{
-    Backoff, BudgetPolicy, Candidate, Counters, Health, How, InvalidPolicy, Outcome, PeerKey, Policy,
-    RetryPolicy, Stage, Warmup, Zone,
+    Backoff, BudgetPolicy, Candidate, Counters, Health, HedgePolicy, How, InvalidPolicy, Outcome, PeerKey,
+    Policy, RetryPolicy, Stage, Warmup, Zone,
 };
 pub use peerage_discovery::{Discovery, Peer, ServiceType};
 
@@ -68,4 +71,5 @@ pub use self::{
     pick::{PickContext, Picker, Random, RoundRobin},
     request::RequestBuilder,
     response::Response,
+    serving::{Serving, ServingFuture, ServingLayer, ServingService},
 };

@@ -114,6 +114,11 @@ impl Replay {
         }
     }
 
+    /// Whether it is no stream.
+    pub(crate) const fn is_in_memory(&self) -> bool {
+        matches!(self, Self::Whole { .. })
+    }
+
     /// The body for one attempt.
     pub(crate) fn attempt(&self) -> Body {
         match self {

@@ -8,7 +8,7 @@ use http::{
 };
 use serde::Serialize;
 
-use crate::{Body, CallOptions, Client, ClientError, Response};
+use crate::{Body, CallOptions, Client, ClientError, Response, Serving};
 
 /// A request to be filled in and sent. What is invalid is reported by [`send`](Self::send).
 #[must_use = "a request does nothing until `send` is called"]
@@ -163,6 +163,11 @@ impl RequestBuilder {
         self.option(CallOptions::idempotent)
     }
 
+    /// Whether a second copy may go to another peer when the answer is late; see [`CallOptions::hedge`].
+    pub fn hedge(self, on: bool) -> Self {
+        self.option(|options| options.hedge(on))
+    }
+
     /// Writes down why each attempt went where it went; see [`CallOptions::explain`].
     pub fn explain(self) -> Self {
         self.option(CallOptions::explain)
@@ -171,6 +176,16 @@ impl RequestBuilder {
     /// The call is made to serve another one with these headers; see [`CallOptions::serving`].
     pub fn serving(self, headers: &HeaderMap) -> Self {
         self.option(|options| options.serving(headers))
+    }
+
+    /// The call is made to serve another one in another task; see [`CallOptions::served_by`].
+    pub fn served_by(self, serving: Serving) -> Self {
+        self.option(|options| options.served_by(serving))
+    }
+
+    /// The call has nothing to do with the one that the task serves; see [`CallOptions::detached`].
+    pub fn detached(self) -> Self {
+        self.option(CallOptions::detached)
     }
 
     /// The request, to be sent by other means.

@@ -2,12 +2,15 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderValue, uri::Authority};
 use peerage_balance::{
-    Budget, BudgetPolicy, Generator, Health, Policy, RetryPolicy, Settings as BalanceSettings, Warmup, Zone,
+    Budget, BudgetPolicy, Generator, Health, HedgePolicy, Policy, RetryPolicy, Settings as BalanceSettings,
+    Warmup, Zone,
 };
 use peerage_discovery::{Discovery, DiscoveryError, OpenOptions, ServiceType};
 use tokio::time::{Instant, timeout};
 
-use super::{Auth, BodyTimeout, Choice, Client, Settings, Shared, members::Members, running::Running};
+use super::{
+    Auth, BodyTimeout, Choice, Client, Settings, Shared, members::Members, metrics::Meters, running::Running,
+};
 use crate::{AuthAttacher, Bearer, BoxError, BuildError, ConfigError, Dialer, Picker};
 
 /// What happens to answers that point elsewhere.
@@ -39,6 +42,7 @@ pub enum Redirects {
 /// | sends of a call | 2, if it may be repeated |
 /// | resends of all calls | a fifth of them, and one a second |
 /// | a peer that fails | out for 1 s after 2 failed dials or 5 failures in a row, or half of 20 and more; longer each time |
+/// | second copies of late calls | none |
 /// | time of one attempt | all that is left |
 /// | calls at once | 100,000 |
 /// | redirects | handed to the caller |
@@ -52,6 +56,7 @@ pub struct ClientBuilder {
     warmup: Option<Warmup>,
     zone: Option<Zone>,
     budget: Option<BudgetPolicy>,
+    hedge: Option<HedgePolicy>,
     dialer: Option<Arc<dyn Dialer>>,
     auth: Way,
     conflict: Option<ConfigError>,
@@ -109,6 +114,7 @@ impl ClientBuilder {
             warmup: Some(Warmup::default()),
             zone: None,
             budget: Some(BudgetPolicy::default()),
+            hedge: None,
             dialer: None,
             auth: Way::None,
             conflict: None,
@@ -171,6 +177,14 @@ impl ClientBuilder {
     /// How many calls may be sent again, as a part of all (B-5.3); `None` for all that fail.
     pub fn budget(self, budget: impl Into<Option<BudgetPolicy>>) -> Self {
         Self { budget: budget.into(), ..self }
+    }
+
+    /// Sends a second copy of a call to another peer when its answer is late, which the first good answer
+    /// ends (B-6). Only calls that may be repeated and whose body is in memory, and only as many as the
+    /// policy and the [budget](Self::budget) allow; such a call is not sent again besides. `None`, the
+    /// default, for those only that ask for it by [`CallOptions::hedge`](crate::CallOptions::hedge).
+    pub fn hedge(self, policy: impl Into<Option<HedgePolicy>>) -> Self {
+        Self { hedge: policy.into(), ..self }
     }
 
     /// Connects to peers by this dialer.
@@ -388,11 +402,12 @@ impl ClientBuilder {
             zone: self.zone,
             ..BalanceSettings::default()
         };
+        let own_zone = balance.zone.as_ref().map(|zone| zone.name().into());
         let settings = Settings {
             choice: self.choice.map_or(Choice::Policy, Choice::Picker),
             auth,
             retry,
-            budget: self.budget.map(|policy| Arc::new(Budget::new(&policy))),
+            hedge: self.hedge,
             request_timeout: self.request_timeout,
             body_timeout: self.body_timeout,
             redirects: self.redirects,
@@ -403,10 +418,14 @@ impl ClientBuilder {
                 .request_timeout
                 .map(|limit| peerage_balance::deadline::to_millis(limit).into()),
         };
+        let budget = self.budget.map(|policy| Arc::new(Budget::new(&policy)));
+        let meters = Meters::new(discovery.service_type(), settings.choice.policy(balance.policy), own_zone);
         Ok(Client {
             shared: Arc::new(Shared {
                 settings,
-                members: Arc::new(Members::new(discovery, dialer, balance)),
+                members: Arc::new(Members::new(discovery, dialer, balance, budget, meters)),
+                hedging: std::sync::OnceLock::new(),
+                losers: std::sync::Mutex::default(),
                 running: Arc::new(Running::new(self.max_in_flight)),
                 follower: std::sync::Mutex::new(None),
                 owns_discovery,
@@ -500,6 +519,7 @@ impl fmt::Debug for ClientBuilder {
             warmup,
             zone,
             budget,
+            hedge,
             dialer,
             auth,
             conflict: _,
@@ -532,6 +552,7 @@ impl fmt::Debug for ClientBuilder {
             .field("warmup", warmup)
             .field("zone", zone)
             .field("budget", budget)
+            .field("hedge", hedge)
             .field("dialer", dialer)
             .field("auth", &auth.name())
             .field("min_peers", min_peers)

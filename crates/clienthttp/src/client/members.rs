@@ -9,7 +9,8 @@ use std::{
 };
 
 use peerage_balance::{
-    Announced, Balancer, Explained, LeaveOut, Outcome, PeerKey, PickError, PickInput, Weight, What, key_hash,
+    Announced, Balancer, Budget, Explained, LeaveOut, Outcome, PeerKey, PickError, PickInput, Policy, Weight,
+    What, key_hash,
 };
 use peerage_discovery::{Discovery, Peer, PeerState, Report, Snapshot, escape};
 use tokio::{
@@ -21,6 +22,7 @@ use tracing::{debug, info, warn};
 
 pub(crate) use super::node::Node;
 use super::{
+    metrics::{Levels, Meters, OBSERVED_EVERY},
     node::NEVER,
     views::{PeerView, PickExplanation},
 };
@@ -61,6 +63,9 @@ pub(crate) struct Members {
     epoch: Instant,
     refreshed: AtomicU64,
     is_followed: AtomicBool,
+    /// What resends draw from.
+    pub(crate) budget: Option<Arc<Budget>>,
+    pub(crate) meters: Meters,
 }
 
 /// Says that nobody follows any more when it ends, such as with its runtime.
@@ -72,11 +77,20 @@ impl Drop for Following {
     }
 }
 
+impl Choice {
+    /// `policy`, if it is what chooses.
+    pub(crate) fn policy(&self, policy: Policy) -> Option<Policy> {
+        matches!(self, Self::Policy).then_some(policy)
+    }
+}
+
 impl Members {
     pub(crate) fn new(
         discovery: Arc<dyn Discovery>,
         dialer: Arc<dyn Dialer>,
         settings: peerage_balance::Settings,
+        budget: Option<Arc<Budget>>,
+        meters: Meters,
     ) -> Self {
         Self {
             discovery,
@@ -88,6 +102,8 @@ impl Members {
             epoch: Instant::now(),
             refreshed: AtomicU64::new(NEVER),
             is_followed: AtomicBool::new(false),
+            budget,
+            meters,
         }
     }
 
@@ -120,6 +136,7 @@ impl Members {
             members.apply(&changes.borrow());
             // Ends with this future: nobody dials for a client that is gone.
             let mut probes = JoinSet::new();
+            let mut observe_at = OBSERVED_EVERY.map(|every| Instant::now() + every);
             loop {
                 let probe_at = members.balancer.dial_probe_at();
                 let due = probe_at.map_or(members.epoch, |at| members.epoch + Duration::from_nanos(at));
@@ -133,6 +150,10 @@ impl Members {
                     () = members.ejected.notified() => {}
                     () = sleep_until(due), if probe_at.is_some() => members.probe(&mut probes),
                     Some(_) = probes.join_next() => {}
+                    () = sleep_until(observe_at.unwrap_or(members.epoch)), if observe_at.is_some() => {
+                        members.observe();
+                        observe_at = OBSERVED_EVERY.map(|every| Instant::now() + every);
+                    }
                 }
             }
         }
@@ -156,12 +177,25 @@ impl Members {
         }
     }
 
+    /// Sets the gauges of the metrics.
+    fn observe(&self) {
+        let levels =
+            Levels { panic_picks: self.balancer.counters().panic_picks, resends_left: self.resends_left() };
+        self.meters.observe(&self.views().1, &levels);
+    }
+
+    /// How many calls could be sent again now.
+    pub(crate) fn resends_left(&self) -> Option<f64> {
+        self.budget.as_ref().map(|budget| budget.balance(self.now()) as f64 / 1_000.0)
+    }
+
     /// Tells the log, and whoever probes, what happened to peers.
     pub(crate) fn tell(&self) {
         if !self.balancer.has_notices() {
             return;
         }
         for notice in self.balancer.take_notices() {
+            self.meters.noticed(&notice);
             let peer = notice.key.as_ref().map_or_else(String::new, |key| escape(key.as_str()).to_string());
             match notice.what {
                 What::Ejected { rule, until } => {
@@ -205,7 +239,7 @@ impl Members {
         let before = before.filter(|before| before.peer().addresses() == peer.addresses());
         let node = match &before {
             Some(before) => Arc::clone(before.attached()),
-            None => Arc::new(Node::new(peer)),
+            None => Arc::new(Node::new(peer, &self.meters)),
         };
         // All addresses count: a peer with another second one is dialled anew, too.
         let addresses: Vec<String> = peer.addresses().iter().map(ToString::to_string).collect();

@@ -3,6 +3,7 @@
 mod builder;
 mod call;
 mod members;
+mod metrics;
 mod node;
 mod options;
 mod running;
@@ -13,7 +14,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -21,9 +22,12 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, uri::Authority};
-use peerage_balance::{Budget, LeaveOut, Policy, RetryPolicy};
+use peerage_balance::{HedgePolicy, Hedging, LeaveOut, Policy, RetryPolicy};
 use peerage_discovery::{Discovery, Peer, ServiceType, Status, Subscription};
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time::Instant,
+};
 use tracing::warn;
 
 pub use self::{
@@ -67,6 +71,10 @@ pub struct Client {
 struct Shared {
     settings: Settings,
     members: Arc<Members>,
+    /// Made when the first call wants it: it is 136 KiB large.
+    hedging: OnceLock<Arc<Hedging>>,
+    /// Copies that lost and end by themselves, for 50 ms at most.
+    losers: Mutex<JoinSet<()>>,
     running: Arc<Running>,
     /// Keeps the peers up to date; started by `build`, or by the first call.
     follower: Mutex<Option<AbortHandle>>,
@@ -80,7 +88,7 @@ struct Settings {
     choice: Choice,
     auth: Auth,
     retry: RetryPolicy,
-    budget: Option<Arc<Budget>>,
+    hedge: Option<HedgePolicy>,
     request_timeout: Option<Duration>,
     body_timeout: BodyTimeout,
     redirects: Redirects,
@@ -257,13 +265,28 @@ methods! {
 impl Settings {
     /// The policy that chooses, if no code of the caller does.
     fn policy(&self, members: &Members) -> Option<Policy> {
-        matches!(self.choice, Choice::Policy).then(|| members.balancer().policy())
+        self.choice.policy(members.balancer().policy())
     }
 }
 
 impl Shared {
+    /// When second copies are sent, for a call that `asks` for them, or not, or leaves it to the client.
+    fn hedging(&self, asks: Option<bool>) -> Option<&Arc<Hedging>> {
+        let is_on = asks.unwrap_or_else(|| self.settings.hedge.is_some());
+        is_on.then(|| {
+            self.hedging.get_or_init(|| Arc::new(Hedging::new(&self.settings.hedge.unwrap_or_default())))
+        })
+    }
+
+    /// Lets a copy that lost end by itself.
+    fn see_off(&self, ending: impl Future<Output = ()> + Send + 'static) {
+        let mut losers = self.losers.lock().unwrap_or_else(PoisonError::into_inner);
+        while losers.try_join_next().is_some() {}
+        losers.spawn(ending);
+    }
+
     fn view(&self) -> ClientView {
-        let (members, now) = (&self.members, self.members.now());
+        let members = &self.members;
         let (set, peers) = members.views();
         ClientView {
             service: members.discovery.service_type().clone(),
@@ -273,7 +296,8 @@ impl Shared {
             is_panic: set.is_panic(),
             local_part: set.local_part(),
             in_flight: self.running.count(),
-            resends_left: self.settings.budget.as_ref().map(|budget| budget.balance(now) as f64 / 1_000.0),
+            resends_left: members.resends_left(),
+            hedge_delay: self.hedging.get().and_then(|hedging| hedging.delay()).map(Duration::from_nanos),
             counters: members.balancer().counters(),
             peers,
         }

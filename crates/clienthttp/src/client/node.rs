@@ -4,6 +4,7 @@ use std::sync::{Mutex, OnceLock, PoisonError, atomic::AtomicU64};
 
 use peerage_discovery::Peer;
 
+use super::metrics::{Meters, PeerMeters};
 use crate::{BoxError, Channel, Dialer, dial::is_local};
 
 /// A time that never was.
@@ -18,15 +19,17 @@ pub(crate) struct Node {
     pub(super) reported_alive: AtomicU64,
     /// Whether what is sent to it stays on this host, whichever of its addresses is used.
     pub(crate) is_local: bool,
+    pub(crate) meters: PeerMeters,
 }
 
 impl Node {
-    pub(super) fn new(peer: &Peer) -> Self {
+    pub(super) fn new(peer: &Peer, meters: &Meters) -> Self {
         Self {
             channel: OnceLock::new(),
             dialing: Mutex::new(()),
             reported_alive: AtomicU64::new(NEVER),
             is_local: peer.addresses().iter().all(is_local),
+            meters: meters.of_peer(peer.node_id()),
         }
     }
 

@@ -1,10 +1,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::HeaderMap;
-use peerage_balance::deadline::{
-    ATTEMPT_HEADER, ENVOY_TIMEOUT_HEADER, GRPC_TIMEOUT_HEADER, GrpcTimeout, TIMEOUT_HEADER, onwards,
-    read_millis,
-};
+
+use crate::Serving;
 
 /// Settings for one call, in the extensions of its request.
 ///
@@ -16,9 +14,9 @@ pub struct CallOptions {
     pub(crate) body_timeout: Option<Option<Duration>>,
     pub(crate) idempotent: bool,
     pub(crate) key: Option<Arc<str>>,
-    pub(crate) serving: Option<u32>,
-    pub(crate) served_left: Option<Duration>,
+    pub(crate) serving: Served,
     pub(crate) explain: bool,
+    pub(crate) hedge: Option<bool>,
 }
 
 impl CallOptions {
@@ -47,6 +45,12 @@ impl CallOptions {
         Self { key: Some(key.into()), ..self }
     }
 
+    /// Whether a second copy may go to another peer when the answer is late, whatever the client says (B-6):
+    /// see [`ClientBuilder::hedge`](crate::ClientBuilder::hedge). Only calls that may be repeated are.
+    pub fn hedge(self, on: bool) -> Self {
+        Self { hedge: Some(on), ..self }
+    }
+
     /// Writes down why each attempt went where it went, in [`Attempt::pick`](crate::Attempt::pick). It
     /// allocates: for people who ask, not for every call.
     pub fn explain(self) -> Self {
@@ -55,32 +59,44 @@ impl CallOptions {
 
     /// The call is made to serve another one with these headers: it must end before that one's time is
     /// over, and is not sent again if that one was already, so that repeats do not multiply (B-5.1, B-8).
+    ///
+    /// Behind a [`ServingLayer`](crate::ServingLayer) this needs not be said.
     pub fn serving(self, headers: &HeaderMap) -> Self {
-        let bytes = |name| headers.get(name).map(http::HeaderValue::as_bytes);
-        let limits = [
-            bytes(TIMEOUT_HEADER).and_then(read_millis),
-            bytes(ENVOY_TIMEOUT_HEADER).and_then(read_millis),
-            bytes(GRPC_TIMEOUT_HEADER).and_then(GrpcTimeout::read),
-        ];
-        let serving = bytes(ATTEMPT_HEADER)
-            .and_then(|number| std::str::from_utf8(number).ok()?.parse().ok())
-            .filter(|number| *number > 1);
-        let served_left = limits.into_iter().flatten().min().map(onwards);
-        Self { serving, served_left, ..self }
+        self.served_by(Serving::of(headers))
     }
+
+    /// As [`serving`](Self::serving), for a task other than that of the handler.
+    pub fn served_by(self, serving: Serving) -> Self {
+        Self { serving: Served::By(serving), ..self }
+    }
+
+    /// The call has nothing to do with the one that the task serves: it may go on when that is over.
+    pub fn detached(self) -> Self {
+        Self { serving: Served::Detached, ..self }
+    }
+}
+
+/// For whom a call is made.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Served {
+    /// For the call that the task serves, if it serves one.
+    #[default]
+    ByTask,
+    By(Serving),
+    Detached,
 }
 
 impl fmt::Debug for CallOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { timeout, body_timeout, idempotent, key, serving, served_left, explain } = self;
+        let Self { timeout, body_timeout, idempotent, key, serving, explain, hedge } = self;
         f.debug_struct("CallOptions")
             .field("timeout", timeout)
             .field("body_timeout", body_timeout)
             .field("idempotent", idempotent)
             .field("has_key", &key.is_some())
             .field("serving", serving)
-            .field("served_left", served_left)
             .field("explain", explain)
+            .field("hedge", hedge)
             .finish()
     }
 }

@@ -30,6 +30,9 @@ pub struct ClientView {
     /// How many calls could be sent again now; below 0 while more was spent than is left of it, `None` if
     /// there is no budget.
     pub resends_left: Option<f64>,
+    /// After which time the answer to a call is late, for calls that may be hedged; `None` while none was, or
+    /// too little is known.
+    pub hedge_delay: Option<Duration>,
     /// How often things happened since the client was made.
     pub counters: Counters,
     /// The peers in the order of the list; behind them those that left while calls to them still run.
@@ -109,6 +112,22 @@ pub enum Condition {
 }
 
 impl Condition {
+    /// All of them.
+    #[cfg(feature = "metrics")]
+    pub(super) const ALL: [Self; 11] = [
+        Self::Up,
+        Self::Suspect,
+        Self::Full,
+        Self::NoWork,
+        Self::Throttled,
+        Self::Unreachable,
+        Self::Draining,
+        Self::Down,
+        Self::Ejected,
+        Self::Probing,
+        Self::Quarantined,
+    ];
+
     /// A fixed word for tables and metric labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

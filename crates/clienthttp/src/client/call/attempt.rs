@@ -6,7 +6,7 @@ use http::{Response, header::AUTHORIZATION, request::Parts};
 use peerage_balance::{Outcome, Stage, deadline};
 use peerage_discovery::{Peer, SourceId, escape};
 use tokio::time::Instant;
-use tracing::{Instrument, debug_span};
+use tracing::{Instrument, Span, debug_span};
 
 use super::{ATTEMPT, Call, TIMEOUT};
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
 };
 
 /// An attempt: which it is, and when what happened to it.
+#[derive(Clone)]
 pub(super) struct Course {
     /// From 1; counted on from the number of the call being served.
     pub(super) number: u32,
@@ -32,6 +33,8 @@ pub(super) struct Course {
     pub(super) sent: Option<Instant>,
     /// Why it went there, if the call asks for that.
     pub(super) pick: Option<Arc<PickExplanation>>,
+    /// A second copy, sent because the first was late.
+    pub(super) is_hedge: bool,
 }
 
 /// How an attempt ended.
@@ -50,9 +53,9 @@ pub(super) enum Ended {
 
 /// What was done to a head for one peer.
 #[derive(Default)]
-struct Dressed {
+pub(super) struct Dressed {
     /// The head to be sent instead, of an attacher that may have done anything.
-    own: Option<Parts>,
+    pub(super) own: Option<Parts>,
     /// A credential was added that the next attempt must not find there.
     undo: bool,
 }
@@ -88,13 +91,7 @@ impl Call<'_> {
         };
         let sent = dressed.own.as_ref().unwrap_or(head);
         let until = self.until(course.began);
-        let span = debug_span!(
-            "attempt",
-            otel.kind = "client",
-            peerage.node_id = %escape(member.peer().node_id()),
-            server.address = %member.peer().address(),
-            http.request.resend_count = course.number - 1,
-        );
+        let span = attempt_span(&member, course.number);
         let waiting = Waiting { members, lease };
         let exchange = channel.send(sent, body.attempt(), course.fresh, until, || {
             let now = Instant::now();
@@ -111,7 +108,7 @@ impl Call<'_> {
         self.ended(result)
     }
 
-    fn ended(&self, result: Result<Response<Body>, ExchangeError>) -> Ended {
+    pub(super) fn ended(&self, result: Result<Response<Body>, ExchangeError>) -> Ended {
         match result {
             Ok(response) => Ended::Answer(response),
             Err(error) if error.is_timeout() && self.deadline.is_some_and(|end| end <= Instant::now()) => {
@@ -123,7 +120,7 @@ impl Call<'_> {
 
     /// Makes the head ready for one peer: the way to it, what differs between attempts, credentials, and
     /// whether they may cross that way.
-    fn dress<'m>(
+    pub(super) fn dress<'m>(
         &self,
         member: &'m Member,
         head: &mut Parts,
@@ -174,7 +171,7 @@ impl Call<'_> {
     }
 
     /// When an attempt that began then must be over.
-    fn until(&self, began: Instant) -> Option<Instant> {
+    pub(super) fn until(&self, began: Instant) -> Option<Instant> {
         let per_try = self.settings().retry.per_try_limit().and_then(|limit| began.checked_add(limit));
         match (self.deadline, per_try) {
             (Some(deadline), Some(per_try)) => Some(deadline.min(per_try)),
@@ -201,6 +198,16 @@ impl Call<'_> {
     fn is_new(&self, rest: Duration) -> bool {
         self.limit.is_some_and(|limit| limit.saturating_sub(rest) < deadline::LEAST)
     }
+}
+
+pub(super) fn attempt_span(member: &Member, number: u32) -> Span {
+    debug_span!(
+        "attempt",
+        otel.kind = "client",
+        peerage.node_id = %escape(member.peer().node_id()),
+        server.address = %member.peer().address(),
+        http.request.resend_count = number - 1,
+    )
 }
 
 /// Whether the peer, or part of what is known of it, comes from a source to which anybody can write.

@@ -40,6 +40,7 @@ impl Call<'_> {
     }
 
     pub(super) fn late(&mut self, retry: &RetryState, phase: Phase) -> ClientError {
+        self.shared.members.meters.late(phase);
         let call = Failed::after(std::mem::take(&mut self.attempts)).spent(retry.has_resent());
         ClientError::Timeout { where_: phase, attempts: retry.attempts() as usize, call }
     }

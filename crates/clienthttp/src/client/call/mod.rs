@@ -1,33 +1,42 @@
 //! One call: pick, dial, attach, send; again or not.
 //!
-//! What lasts over a call and its redirects is here. `repeat` sends it as often as it takes, `attempt` once;
+//! What lasts over a call and its redirects is here. `repeat` sends it as often as it takes, `attempt` once,
+//! `hedge` to two peers;
 //! `notes` tells the peer's state how an attempt ended, `ends` makes of it what the caller gets.
 
 mod attempt;
 mod ends;
+mod hedge;
 mod notes;
 mod repeat;
 
 use std::time::Duration;
 
 use http::{
-    HeaderName, Request, Response, Uri,
+    HeaderName, Request, Response, StatusCode, Uri,
     header::{Entry, HOST, USER_AGENT},
     request::Parts,
     uri::Scheme,
 };
 use peerage_balance::{
     Stage,
-    deadline::{ATTEMPT_HEADER, TIMEOUT_HEADER},
+    deadline::{self, ATTEMPT_HEADER, NO_RETRY_HEADER, TIMEOUT_HEADER},
 };
 use tokio::time::Instant;
 use tracing::{Instrument, Span, debug, field::Empty, info_span};
 
 use super::{
     CallOptions, Redirects, Settings, Shared,
+    options::Served,
     running::{Permit, Refused},
 };
-use crate::{Attempts, Body, BoxError, ClientError, error::Failed, redirect, replay::Replay};
+use crate::{
+    Attempts, Body, BoxError, ClientError, Serving,
+    error::Failed,
+    redirect,
+    replay::Replay,
+    serving::{TRACEPARENT, TRACESTATE},
+};
 
 const ATTEMPT: HeaderName = HeaderName::from_static(ATTEMPT_HEADER);
 const TIMEOUT: HeaderName = HeaderName::from_static(TIMEOUT_HEADER);
@@ -58,12 +67,29 @@ where
     let body = Replay::new(body, shared.settings.retry.replay_bytes()).await;
     let mut call = Call::new(shared, options.unwrap_or_default(), permit);
     if span.is_disabled() {
-        return call.follow(head, body).await;
+        let outcome = call.follow(head, body).await;
+        call.over(&outcome);
+        return outcome;
     }
     // Boxed, so that a call that nobody watches does not carry the room for it.
     let outcome = Box::pin(call.follow(head, body).instrument(span.clone())).await;
+    call.over(&outcome);
     Call::record(&span, &outcome);
     outcome
+}
+
+/// Whether it failed after it was sent again, or after that was refused: what serves a call with it should
+/// not be repeated either (B-5.1).
+fn is_spent(outcome: &Result<Response<Body>, ClientError>, attempts: Option<&Attempts>) -> bool {
+    match outcome {
+        Ok(response) => {
+            let status = response.status();
+            (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS)
+                && (response.headers().contains_key(NO_RETRY_HEADER)
+                    || attempts.is_some_and(Attempts::is_spent))
+        }
+        Err(error) => error.is_spent(),
+    }
 }
 
 fn refuse(refused: Refused, request: Request<Body>) -> ClientError {
@@ -88,6 +114,8 @@ struct Call<'c> {
     permit: Option<Permit>,
     attempts: Attempts,
     added: Added,
+    /// The call that this one is made to serve.
+    serving: Option<Serving>,
 }
 
 /// What the caller did not put into the head.
@@ -95,13 +123,20 @@ struct Call<'c> {
 struct Added {
     authority: bool,
     user_agent: bool,
+    trace: bool,
 }
 
 impl<'c> Call<'c> {
     fn new(shared: &'c Shared, options: CallOptions, permit: Permit) -> Self {
         // What the call says replaces the client's limit; a call that is being served can only shorten it.
         let own = options.timeout.or(shared.settings.request_timeout);
-        let limit = match (own, options.served_left) {
+        let serving = match &options.serving {
+            Served::ByTask => Serving::current(),
+            Served::By(serving) => Some(serving.clone()),
+            Served::Detached => None,
+        };
+        let left = serving.as_ref().and_then(Serving::time_left).map(deadline::onwards);
+        let limit = match (own, left) {
             (Some(own), Some(left)) => Some(own.min(left)),
             (limit, None) | (None, limit) => limit,
         };
@@ -116,13 +151,14 @@ impl<'c> Call<'c> {
             permit: Some(permit),
             attempts: Attempts::default(),
             added: Added::default(),
+            serving,
         }
     }
 
     /// The number that the call being served came with; a proxy passes it on as it is.
-    fn serving(&self, head: &Parts) -> Option<u32> {
+    fn served_attempt(&self, head: &Parts) -> Option<u32> {
         let passed_on = || head.headers.get(ATTEMPT)?.to_str().ok()?.parse().ok();
-        self.options.serving.or_else(passed_on)
+        self.serving.as_ref().map(Serving::attempt).filter(|number| *number > 1).or_else(passed_on)
     }
 
     const fn settings(&self) -> &'c Settings {
@@ -184,6 +220,9 @@ impl<'c> Call<'c> {
                 self.added.authority = true;
             }
         }
+        if let Some(serving) = &self.serving {
+            self.added.trace = serving.trace_onwards(&mut head.headers);
+        }
         if let Entry::Vacant(entry) = head.headers.entry(USER_AGENT) {
             entry.insert(settings.user_agent.clone());
             self.added.user_agent = true;
@@ -200,8 +239,26 @@ impl<'c> Call<'c> {
         if self.added.user_agent {
             head.headers.remove(USER_AGENT);
         }
+        if self.added.trace {
+            head.headers.remove(TRACEPARENT);
+            head.headers.remove(TRACESTATE);
+        }
         head.headers.remove(TIMEOUT);
         head.headers.remove(ATTEMPT);
+    }
+
+    /// The call is over: what it did counts, for dashboards and for the call that it serves.
+    fn over(&self, outcome: &Result<Response<Body>, ClientError>) {
+        let attempts = match outcome {
+            Ok(response) => response.extensions().get::<Attempts>(),
+            Err(error) => error.attempts(),
+        };
+        self.shared.members.meters.ended(attempts.map_or(0, Attempts::count));
+        if let Some(serving) = &self.serving
+            && is_spent(outcome, attempts)
+        {
+            serving.spend();
+        }
     }
 
     /// Fills the fields of the call's span.

@@ -8,7 +8,7 @@ use peerage_balance::{
     deadline::{self, NO_RETRY_HEADER},
     retry_after,
 };
-use peerage_discovery::escape;
+use peerage_discovery::{Peer, escape};
 use tokio::time::Instant;
 use tracing::error;
 
@@ -21,11 +21,11 @@ use crate::{
 };
 
 /// How an attempt ended, for the list.
-struct Line {
-    outcome: Outcome,
-    stage: Stage,
-    status: Option<StatusCode>,
-    failure: Option<&'static str>,
+pub(super) struct Line {
+    pub(super) outcome: Outcome,
+    pub(super) stage: Stage,
+    pub(super) status: Option<StatusCode>,
+    pub(super) failure: Option<&'static str>,
 }
 
 impl Call<'_> {
@@ -44,7 +44,7 @@ impl Call<'_> {
         let members = &self.shared.members;
         let outcome = Outcome::of_status(status.as_u16(), retry_after.is_some());
         let time = members.at(now);
-        members.balancer().head(lease, outcome, time);
+        self.learn(lease, outcome, time);
         members.answered(lease.member(), time);
         if outcome == Outcome::Throttled {
             members.balancer().throttled(lease.member(), retry_after, time);
@@ -53,7 +53,7 @@ impl Call<'_> {
             members.tell();
         }
         let line = Line { outcome, stage: Stage::Answered, status: Some(status), failure: None };
-        self.write_down(lease, course, now, line);
+        self.write_down(lease.peer(), course, now, line);
         let no_retry = response.headers().contains_key(NO_RETRY_HEADER);
         Event::Answered { status: status.as_u16(), retry_after, no_retry }
     }
@@ -68,7 +68,7 @@ impl Call<'_> {
         let members = &self.shared.members;
         let time = members.at(now);
         let outcome = error.outcome().unwrap_or(Outcome::Cancelled);
-        members.balancer().head(lease, outcome, time);
+        self.learn(lease, outcome, time);
         match error.kind {
             FailureKind::Connect | FailureKind::ConnectTimeout | FailureKind::Tls | FailureKind::Timeout => {
                 members.unreachable(lease.member(), time);
@@ -81,7 +81,7 @@ impl Call<'_> {
         }
         members.tell();
         let line = Line { outcome, stage: error.stage, status: None, failure: Some(error.words()) };
-        self.write_down(lease, course, now, line);
+        self.write_down(lease.peer(), course, now, line);
     }
 
     /// The call's time was over during the attempt.
@@ -98,18 +98,29 @@ impl Call<'_> {
             _ => (Stage::Ambiguous, "did not answer in time", Outcome::Hard),
         };
         let outcome = if is_blamed { blame } else { Outcome::Cancelled };
-        members.balancer().head(lease, outcome, time);
+        self.learn(lease, outcome, time);
         if is_blamed {
             members.unreachable(lease.member(), time);
         }
         members.tell();
-        self.write_down(lease, course, now, Line { outcome, stage, status: None, failure: Some(failure) });
+        let line = Line { outcome, stage, status: None, failure: Some(failure) };
+        self.write_down(lease.peer(), course, now, line);
     }
 
-    fn write_down(&mut self, lease: &Lease, course: &Course, now: Instant, line: Line) {
+    /// The peer's state, the delay of hedges and the metrics follow the outcome.
+    fn learn(&self, lease: &mut Lease, outcome: Outcome, time: u64) {
+        let members = &self.shared.members;
+        let took = members.balancer().head(lease, outcome, time);
+        lease.member().attached().meters.ended(&members.meters, outcome, took);
+        if let (Some(hedging), Some(took)) = (self.shared.hedging.get(), took) {
+            hedging.record(outcome, took, time);
+        }
+    }
+
+    pub(super) fn write_down(&mut self, peer: &Peer, course: &Course, now: Instant, line: Line) {
         let Line { outcome, stage, status, failure } = line;
         self.attempts.push(Attempt {
-            peer: PeerInfo::new(lease.peer().clone()),
+            peer: PeerInfo::new(peer.clone()),
             outcome,
             stage,
             status,
@@ -117,6 +128,7 @@ impl Call<'_> {
             connected: course.sent.map(|sent| sent.saturating_duration_since(course.began)),
             elapsed: now.saturating_duration_since(course.began),
             pick: course.pick.clone(),
+            is_hedge: course.is_hedge,
         });
     }
 }

@@ -12,6 +12,7 @@ use tracing::debug;
 use super::{
     Call,
     attempt::{Course, Ended},
+    hedge::Raced,
 };
 use crate::{
     Body, ClientError, PickContext, PickExplanation,
@@ -45,10 +46,16 @@ impl Call<'_> {
         let settings = self.settings();
         let by_key = settings.retry.honours_idempotency_key() && head.headers.contains_key(IDEMPOTENCY_KEY);
         let idempotent = self.options.idempotent || by_key || repeat::is_idempotent(head.method.as_str());
-        let mut retry = RetryState::new(&settings.retry, idempotent, self.serving(head));
-        if let Some(budget) = &settings.budget {
+        let mut retry = RetryState::new(&settings.retry, idempotent, self.served_attempt(head));
+        if let Some(budget) = &self.shared.members.budget {
             retry = retry.with_budget(Arc::clone(budget), self.shared.members.at(self.began));
         }
+        // A stream cannot go to two peers at once, and who serves a repeat does not repeat (B-5.1).
+        let may_hedge =
+            idempotent && body.is_in_memory() && self.served_attempt(head).is_none_or(|number| number < 2);
+        let hedging = self.shared.hedging(self.options.hedge).filter(|_| may_hedge).cloned();
+        let delay = hedging.as_ref().and_then(|hedging| hedging.begin(self.shared.members.at(self.began)));
+        let delay = delay.map(Duration::from_nanos);
         let mut tried = LeaveOut::default();
         // What the caller gets if nothing better comes: the last answer, or else the last failure.
         let mut answered: Option<(Response<Body>, Lease)> = None;
@@ -68,8 +75,23 @@ impl Call<'_> {
                         };
                     }
                 };
-            let mut course = Course { number: retry.begin(), fresh, began: now, sent: None, pick: why };
-            let ended = self.attempt(&mut lease, head, body, &mut course).await;
+            let is_first = retry.attempts() == 0;
+            let number = retry.begin();
+            let mut course = Course { number, fresh, began: now, sent: None, pick: why, is_hedge: false };
+            let ended = match hedging.as_deref().filter(|_| is_first).zip(delay) {
+                None => self.attempt(&mut lease, head, body, &mut course).await,
+                // Boxed, so that calls that are not hedged do not carry the room for it.
+                Some(hedging) => {
+                    let raced = Box::pin(self.hedged((lease, course), head, body, hedging, &mut retry));
+                    match raced.await {
+                        Raced::Alone(alone, its_course, ended) => {
+                            (lease, course) = (alone, its_course);
+                            ended
+                        }
+                        Raced::Over(outcome) => return outcome,
+                    }
+                }
+            };
             now = Instant::now();
             let (event, answer) = match ended {
                 Ended::Answer(response) => {
@@ -147,14 +169,21 @@ impl Call<'_> {
                         tried = LeaveOut::default();
                     }
                     debug!(attempt = course.number, pause, "trying again");
+                    self.shared.members.meters.resent(event);
                     if pause > 0 {
                         sleep(Duration::from_nanos(pause)).await;
                         now = Instant::now();
                     }
                 }
                 stop => {
+                    if let Action::Return(reason) = stop {
+                        self.shared.members.meters.refused(reason, idempotent);
+                    }
                     let told_not_to =
                         matches!(stop, Action::Return(StopReason::ToldNotTo | StopReason::BudgetUsedUp));
+                    if told_not_to {
+                        self.attempts.refuse();
+                    }
                     return match (answered, failed) {
                         (Some((response, lease)), _) => Ok(self.hand_over(response, lease)),
                         (None, Some(failure)) => Err(self.failure(failure, &retry, told_not_to)),
@@ -211,7 +240,7 @@ impl Call<'_> {
         }
     }
 
-    fn pick_now(
+    pub(super) fn pick_now(
         &self,
         tried: &LeaveOut,
         cx: &PickContext<'_>,
@@ -222,12 +251,18 @@ impl Call<'_> {
         if self.options.explain {
             let (picked, why) = members.pick_explained(choice, tried, cx, repeatable, now);
             return match picked {
-                Ok(lease) => Ok(Picked { lease, why: Some(Arc::new(why)) }),
+                Ok(lease) => {
+                    members.meters.picked(lease.member().zone());
+                    Ok(Picked { lease, why: Some(Arc::new(why)) })
+                }
                 Err(error) => Err(Unpicked { error, why: Some(Box::new(why)) }),
             };
         }
         match members.pick(choice, tried, cx, repeatable, now) {
-            Ok(lease) => Ok(Picked { lease, why: None }),
+            Ok(lease) => {
+                members.meters.picked(lease.member().zone());
+                Ok(Picked { lease, why: None })
+            }
             Err(error) => Err(Unpicked { error, why: None }),
         }
     }
