@@ -41,6 +41,10 @@ pub enum Policy {
     LeastLoaded,
     /// Of two drawn at random the one that is expected to answer sooner, by how long it took lately, how
     /// many calls wait for it, and how many failed (B-2.5). Not for calls whose time says nothing.
+    ///
+    /// A peer that nobody called for 5 s because it looked slow gets one call in a hundred of those that
+    /// would avoid it, one at a time and only such as may be sent again; if that succeeds, its past is
+    /// forgotten. The formulas of B-2.5 alone avoid a peer for 55 s after a stall of 250 ms.
     PeakEwma,
     /// Calls of one key go to one peer, unless it has far more calls than others (B-2.6). Without a key
     /// as [`LeastLoaded`](Self::LeastLoaded).
@@ -266,7 +270,7 @@ impl<P: Clone, C> Balancer<P, C> {
 
     /// The mean estimate of the eligible peers that have answered, which is what a new peer is guessed to
     /// take: a small fixed guess would flood it, a large one starve it.
-    fn typical_estimate(&self, now: u64) -> f64 {
+    pub(crate) fn typical_estimate(&self, now: u64) -> f64 {
         let set = self.set.load();
         let sampled = || set.eligible().iter().map(|member| &member.state).filter(|state| state.is_sampled());
         match sampled().count() {

@@ -23,6 +23,10 @@ pub const MOST: f64 = 600.0 * SECOND as f64;
 pub const MARGIN: f64 = 0.8;
 /// A peer that fails always costs a hundred times what it would.
 const LEAST_RATIO: f64 = 0.01;
+/// An estimate that no answer has renewed for so long says less about a peer than one more call would.
+pub(crate) const FORGOTTEN: u64 = 5 * SECOND;
+/// One in so many calls that would avoid such a peer goes to it.
+pub(crate) const TRIED: u64 = 100;
 /// What one outcome moves the success ratio.
 const STEP: f64 = 1.0 / 8.0;
 
@@ -136,6 +140,11 @@ impl Latency {
 
     pub(crate) fn set_guess(&self, e: f64, now: u64) {
         self.0.set(-(sane(e, FIRST) as f32), now);
+    }
+
+    /// Whatever was known is no longer true: this is.
+    pub(crate) fn restart(&self, r: u64, now: u64) {
+        self.0.set(sane(r as f64, FIRST) as f32, now);
     }
 
     /// The estimate as of `now`, D.

@@ -10,6 +10,8 @@ use crate::{Balancer, Lease, Member, PeerKey, PickError, PickInput, Policy, Set}
 pub enum How {
     /// It is ejected, and this call finds out whether it works again.
     Probe,
+    /// It is not the better candidate, but what is known of it is old: this call finds out (peak EWMA).
+    Trial,
     /// The policy, among the peers of the own zone.
     Local,
     /// The policy, among the peers of other zones.
@@ -30,6 +32,7 @@ impl How {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Probe => "to find out whether it works again",
+            Self::Trial => "to find out whether it is still that slow",
             Self::Local => "in the own zone",
             Self::Remote => "in other zones",
             Self::All => "among all",

@@ -19,6 +19,7 @@ pub struct Lease<P, C = ()> {
     awaiting_since: Option<u64>,
     is_reported: bool,
     is_probe: bool,
+    is_trial: bool,
     /// The permit, until the probe has an outcome.
     probe: Option<Probe>,
 }
@@ -45,6 +46,7 @@ impl<P, C> Lease<P, C> {
             awaiting_since: None,
             is_reported: false,
             is_probe: false,
+            is_trial: false,
             probe: None,
         })
     }
@@ -78,6 +80,17 @@ impl<P, C> Lease<P, C> {
     /// elsewhere and no budget pays for that.
     pub const fn is_probe(&self) -> bool {
         self.is_probe
+    }
+
+    /// A call that finds out whether a peer is still as bad as it looks.
+    pub(crate) fn begin_trial(member: &Arc<Member<P, C>>) -> Option<Self> {
+        let mut lease = Self::begin(member)?;
+        lease.is_trial = true;
+        Some(lease)
+    }
+
+    pub(crate) const fn is_trial(&self) -> bool {
+        self.is_trial
     }
 
     /// The connection is ready and the first byte goes out.

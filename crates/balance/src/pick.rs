@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
     Balancer, DRAWS, Lease, LeaveOut, Member, PickError, PickErrorKind, Policy, RoundRobin, Set,
-    estimate::MARGIN,
+    estimate::{MARGIN, TRIED},
     explain::{How, Trace},
     group::Group,
     index_below, mix,
@@ -201,12 +201,22 @@ impl<P: Clone, C> Balancer<P, C> {
         let load = |member: &Member<P, C>, other: &Member<P, C>| {
             u64::from(member.state.pending()) * u64::from(other.weight.get())
         };
-        self.of_two(look, trace, |a, b| load(b, a) < load(a, b), Some)
+        self.of_two(look, trace, |a, b| load(b, a) < load(a, b), |_| false, Some)
     }
 
     fn peak_ewma(&self, look: &Look<'_, P, C>, trace: &mut impl Trace<P, C>) -> Option<Lease<P, C>> {
         let is_better = |a: &Member<P, C>, b: &Member<P, C>| look.cost(b) < MARGIN * look.cost(a);
-        self.of_two(look, trace, is_better, |chosen| self.spill(look, chosen))
+        let is_tried = |other: &Member<P, C>| self.is_tried(look.input, other);
+        self.of_two(look, trace, is_better, is_tried, |chosen| self.spill(look, chosen))
+    }
+
+    /// Whether a call goes to the worse of two all the same. A peer that stalled once would be avoided until
+    /// its estimate has faded, most of a minute, since nobody calls it and so nothing better is learned. It
+    /// is one call at a time, one that may be sent again, and few of all.
+    fn is_tried(&self, input: &PickInput<'_>, other: &Member<P, C>) -> bool {
+        input.repeatable
+            && other.state.is_forgotten(input.now)
+            && self.random.next_u64().is_multiple_of(TRIED)
     }
 
     /// Somebody elsewhere, if that is much better.
@@ -227,6 +237,7 @@ impl<P: Clone, C> Balancer<P, C> {
         look: &'m Look<'_, P, C>,
         trace: &mut impl Trace<P, C>,
         second_is_better: impl Fn(&Member<P, C>, &Member<P, C>) -> bool,
+        is_tried: impl Fn(&Member<P, C>) -> bool,
         finally: impl Fn(&'m Arc<Member<P, C>>) -> Option<&'m Arc<Member<P, C>>>,
     ) -> Option<Lease<P, C>> {
         let group = look.group;
@@ -238,7 +249,16 @@ impl<P: Clone, C> Balancer<P, C> {
                 look.is_usable(a).then_some(a)
             } else {
                 match (look.is_usable(a), look.is_usable(b)) {
-                    (true, true) => Some(if second_is_better(a, b) { b } else { a }),
+                    (true, true) => {
+                        let (better, other) = if second_is_better(a, b) { (b, a) } else { (a, b) };
+                        if is_tried(other)
+                            && let Some(lease) = Lease::begin_trial(other)
+                        {
+                            trace.how(How::Trial);
+                            return Some(lease);
+                        }
+                        Some(better)
+                    }
                     (true, false) => Some(a),
                     (false, true) => Some(b),
                     (false, false) => None,

@@ -32,8 +32,11 @@ impl<P: Clone, C> Balancer<P, C> {
         if is_news && lease.member().is_current() {
             lease.member().state.learn(outcome, took, now);
             if lease.is_probe() {
-                self.probed(lease, outcome, now);
+                self.probed(lease, outcome, took, now);
             } else {
+                if lease.is_trial() && outcome == Outcome::Success {
+                    lease.member().state.is_well(took, || self.typical_estimate(now), now);
+                }
                 self.judge(lease.member(), outcome, now);
             }
         }
@@ -139,7 +142,7 @@ impl<P: Clone, C> Balancer<P, C> {
 
     /// A probe has its outcome.
     #[cold]
-    fn probed(&self, lease: &mut Lease<P, C>, outcome: Outcome, now: u64) {
+    fn probed(&self, lease: &mut Lease<P, C>, outcome: Outcome, took: Option<u64>, now: u64) {
         let member = Arc::clone(lease.member());
         let (state, vitals) = (&member.state, &member.state.health);
         match outcome {
@@ -149,6 +152,7 @@ impl<P: Clone, C> Balancer<P, C> {
                 vitals.dial_run.store(0, Ordering::Relaxed);
                 vitals.back_at.store(now, Ordering::Relaxed);
                 state.window.clear();
+                state.is_well(took, || self.typical_estimate(now), now);
                 state.slow().is_back(now);
                 state.set_flag(Flags::EJECTED, false);
                 state.set_flag(Flags::PROBING, false);

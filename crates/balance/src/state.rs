@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::{
     Outcome,
-    estimate::{Latency, Ratio},
+    estimate::{FORGOTTEN, Latency, Ratio},
     limit::Adaptive,
     slow::SlowStart,
     window::Window,
@@ -138,6 +138,21 @@ impl PeerState {
         for flag in [Flags::EJECTED, Flags::PROBING, Flags::DOWN] {
             self.set_flag(flag, false);
         }
+    }
+
+    /// It works again, after a probe or a trial that took `took`: what was learned before is of another day.
+    /// Without that time it is expected to be like the others, whose estimate is `guess`.
+    pub(crate) fn is_well(&self, took: Option<u64>, guess: impl FnOnce() -> f64, now: u64) {
+        match took {
+            Some(took) => self.latency.restart(took, now),
+            None => self.latency.set_guess(guess(), now),
+        }
+        self.success.reset(now);
+    }
+
+    /// Whether nothing runs on it and the last news is old: it may be better than it looks.
+    pub(crate) fn is_forgotten(&self, now: u64) -> bool {
+        self.latency.age(now) >= FORGOTTEN && self.pending() == 0
     }
 
     /// Calls begun and not finished, until the last byte of the body.

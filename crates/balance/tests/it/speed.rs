@@ -97,6 +97,65 @@ fn b_2_5_a_peer_that_becomes_slow_loses_its_share_and_gets_it_back() {
     }
 }
 
+/// Calls of 1 ms over three peers, of which the first lets every call wait for 250 ms, the limit of an
+/// attempt, for `outage`. What it got meanwhile, and how long after it the peer has half of its share.
+fn stalls(seed: u64, settings: Settings, outage: u64) -> (u64, u64) {
+    let (n, rate) = (3, 1_000.0);
+    let mut model = Model::new(n, seed, settings);
+    model.calls(5_000, rate, n, |_, _, random| ok(usual(MS as f64, random)));
+    let meanwhile =
+        model.calls((rate * outage as f64 / SECOND as f64) as usize, rate, n, |peer, _, random| {
+            if peer == 0 { fails(250 * MS) } else { ok(usual(MS as f64, random)) }
+        });
+    let healed = model.now;
+    while share(&model.calls(500, rate, n, |_, _, random| ok(usual(MS as f64, random))), 0) < 1.0 / 6.0 {
+        assert!(model.now - healed <= 60 * SECOND, "seed {seed}: not back after a minute");
+    }
+    (meanwhile[0], model.now - healed)
+}
+
+/// By the formulas of B-2.5 alone it takes 55 s until 250 ms look like 1 ms.
+#[test]
+fn b_2_5_a_peer_that_stalled_has_its_share_back_in_ten_seconds() {
+    for seed in seeds(4) {
+        let (meanwhile, back) = stalls(seed, ewma(), 6 * SECOND);
+        println!("stalled for 6 s: {meanwhile} calls on it, back after {} ms", back / MS);
+        // The first ones all at once, those after them one in 5 s.
+        assert!(meanwhile <= 6, "seed {seed}: {meanwhile}");
+        assert!(back <= 10 * SECOND, "seed {seed}: back after {back}");
+    }
+}
+
+#[test]
+fn b_3_3_a_peer_is_back_from_an_ejection_without_its_past() {
+    for seed in seeds(4) {
+        // A retry or two a second find it: it is out after five.
+        let settings = Settings { policy: Policy::PeakEwma, ..Settings::default() };
+        let mut model = Model::new(3, seed, settings);
+        model.calls(3_000, 1_000.0, 3, |_, _, random| ok(usual(MS as f64, random)));
+        for _ in 0..5 {
+            let by_hand = |peers: &[usize]| peers.iter().position(|peer| *peer == 0);
+            let mut lease = model.balancer.pick_by(&PickInput::new(model.now), by_hand).unwrap();
+            lease.sent(model.now);
+            model.until(model.now + 250 * MS);
+            model.balancer.head(&mut lease, peerage_balance::Outcome::Hard, model.now);
+        }
+        let state = |model: &Model| {
+            let set = model.balancer.set();
+            let member = set.members().iter().find(|member| *member.peer() == 0).unwrap();
+            (member.state().estimate(model.now) / MS, member.state().success_ratio(model.now))
+        };
+        let (estimate, ratio) = state(&model);
+        assert!(estimate >= 240 && ratio < 0.6, "seed {seed}: {estimate} ms, {ratio}");
+        // At most 1.5 s out, then a probe of 1 ms, then 5 s of slow start.
+        model.calls(2_000, 1_000.0, 3, |_, _, _| ok(MS));
+        let (estimate, ratio) = state(&model);
+        assert!(estimate <= 2 && ratio == 1.0, "seed {seed}: {estimate} ms, {ratio}");
+        let counts = model.calls(6_000, 1_000.0, 3, |_, _, random| ok(usual(MS as f64, random)));
+        assert!(share(&counts, 0) > 0.15, "seed {seed}: {counts:?}");
+    }
+}
+
 #[test]
 fn b_2_5_a_peer_that_fails_fast_draws_no_calls() {
     for (n, rate, limit) in [(10, 1_000.0, 0.01), (3, 100.0, 0.05)] {
