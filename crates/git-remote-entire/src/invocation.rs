@@ -1,10 +1,7 @@
-//! What the program was started with (helper spec §1, §14).
+//! The arguments that the program was started with (helper spec §1).
 
 use std::env;
 use std::ffi::OsString;
-use std::path::PathBuf;
-
-use crate::address::Address;
 
 /// What the arguments ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +9,8 @@ use crate::address::Address;
 pub enum Invocation {
     /// `--version` as the only argument.
     Version,
+    /// `--version --verbose`: the version, and the environment as the program reads it (S-250).
+    VersionVerbose,
     /// `--help` as the only argument.
     Help,
     /// Git's call: the name of the remote, which for a bare URL is that URL, and the URL.
@@ -33,6 +32,8 @@ impl Invocation {
         match arguments {
             [flag] if flag == "--version" => Self::Version,
             [flag] if flag == "--help" => Self::Help,
+            // No call of Git's either: that is no URL.
+            [flag, more] if flag == "--version" && more == "--verbose" => Self::VersionVerbose,
             // Git passes two. A URL that is no UTF-8 is refused later, as one with a broken character.
             [_, url, ..] => Self::Run { url: url.to_string_lossy().into_owned() },
             _ => Self::Usage,
@@ -54,85 +55,6 @@ pub fn help_text(version: &str) -> String {
          git clone entire://<cluster-host>/<forge>/<owner>/<repo>\n\n{}\n",
         env!("CARGO_PKG_REPOSITORY")
     )
-}
-
-/// The environment, read once at start.
-///
-/// `Debug` shows no token.
-#[derive(Clone, Default)]
-#[non_exhaustive]
-pub struct Environment {
-    /// `GIT_PROTOCOL`.
-    pub git_protocol: Option<String>,
-    /// `ENTIRE_TOKEN`.
-    pub token: Option<String>,
-    /// `ENTIRE_TOKEN_COMMAND`: a program and its arguments, split at blanks.
-    pub token_command: Option<String>,
-    /// `ENTIRE_TOKEN_HOST`: a comma list of cluster hosts.
-    pub token_host: Option<String>,
-    /// `ENTIRE_TLS_SKIP_VERIFY` is exactly `true`.
-    pub skip_tls: bool,
-    /// `ENTIRE_LOOPBACK_HTTP` is exactly `true`.
-    pub loopback_http: bool,
-    /// `ENTIRE_DEBUG` is set to anything but nothing.
-    pub debug: bool,
-    /// `ENTIRE_CONNECT_TIMEOUT_SECONDS`, as it stands there.
-    pub connect_timeout: Option<String>,
-    /// `GIT_DIR`.
-    pub git_dir: Option<PathBuf>,
-}
-
-impl Environment {
-    /// Reads the variables through `lookup`.
-    pub fn read(lookup: impl Fn(&str) -> Option<OsString>) -> Self {
-        let text = |name| lookup(name).map(|value| value.to_string_lossy().into_owned());
-        let is_true = |name| lookup(name).is_some_and(|value| value == "true");
-        Self {
-            git_protocol: text("GIT_PROTOCOL"),
-            token: text("ENTIRE_TOKEN"),
-            token_command: text("ENTIRE_TOKEN_COMMAND"),
-            token_host: text("ENTIRE_TOKEN_HOST"),
-            skip_tls: is_true("ENTIRE_TLS_SKIP_VERIFY"),
-            loopback_http: is_true("ENTIRE_LOOPBACK_HTTP"),
-            debug: lookup("ENTIRE_DEBUG").is_some_and(|value| !value.is_empty()),
-            connect_timeout: text("ENTIRE_CONNECT_TIMEOUT_SECONDS").filter(|value| !value.is_empty()),
-            git_dir: lookup("GIT_DIR").map(PathBuf::from),
-        }
-    }
-
-    /// Where requests begin: `https`, or plain HTTP to this machine if a test asked for that.
-    pub fn entry_url(&self, address: &Address) -> String {
-        let scheme = if self.loopback_http && address.is_loopback() { "http" } else { "https" };
-        format!("{scheme}://{}", address.cluster_host)
-    }
-}
-
-impl std::fmt::Debug for Environment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Every field by name, so that a new secret cannot be forgotten.
-        let Self {
-            git_protocol,
-            token,
-            token_command,
-            token_host,
-            skip_tls,
-            loopback_http,
-            debug,
-            connect_timeout,
-            git_dir,
-        } = self;
-        f.debug_struct("Environment")
-            .field("git_protocol", git_protocol)
-            .field("token", &token.as_ref().map(|_| "<redacted>"))
-            .field("token_command", &token_command.as_ref().map(|_| "<redacted>"))
-            .field("token_host", token_host)
-            .field("skip_tls", skip_tls)
-            .field("loopback_http", loopback_http)
-            .field("debug", debug)
-            .field("connect_timeout", connect_timeout)
-            .field("git_dir", git_dir)
-            .finish()
-    }
 }
 
 #[cfg(test)]
@@ -168,35 +90,10 @@ mod tests {
             ("G-004", &[""], Invocation::Usage),
             ("G-005", &["entire://host/p/r"], Invocation::Usage),
             ("none", &[], Invocation::Usage),
+            ("S-250", &["--version", "--verbose"], Invocation::VersionVerbose),
             ("two", &["--version", "x"], Invocation::Run { url: "x".to_owned() }),
         ] {
             assert_eq!(of(arguments), expected, "{row}");
         }
-    }
-
-    #[test]
-    fn only_true_is_true_and_debug_output_holds_no_token() {
-        let read = |value: &'static str| {
-            Environment::read(|name| (name != "GIT_DIR").then(|| OsString::from(value)))
-        };
-        assert!(read("true").skip_tls && read("true").loopback_http && read("true").debug);
-        for value in ["1", "TRUE", "yes", " true", ""] {
-            let environment = read(value);
-            assert!(!environment.skip_tls && !environment.loopback_http, "S-253: {value:?}");
-            assert_eq!(environment.debug, !value.is_empty(), "{value:?}");
-        }
-        let environment = Environment { token: Some("s3cret".to_owned()), ..Environment::default() };
-        assert!(!format!("{environment:?}").contains("s3cret"), "S-200");
-    }
-
-    #[test]
-    fn plain_http_is_for_this_machine_and_by_request() {
-        let entry = |loopback_http, url| {
-            let environment = Environment { loopback_http, ..Environment::default() };
-            environment.entry_url(&Address::parse(url).unwrap())
-        };
-        assert_eq!(entry(true, "entire://127.0.0.1:8080/a"), "http://127.0.0.1:8080");
-        assert_eq!(entry(false, "entire://127.0.0.1:8080/a"), "https://127.0.0.1:8080");
-        assert_eq!(entry(true, "entire://cluster.example/a"), "https://cluster.example");
     }
 }

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerage_transport::{Config, ConnectBudgets, NodeCache, NodeConfig, ProxySettings, cache_directory};
+use peerage_transport::{Config, ConnectBudgets, NodeCache, NodeConfig, cache_directory};
 use tokio::io::BufReader;
 
 use crate::credentials::{CommandSource, CredentialSource, GitCredentials, token_for};
@@ -35,6 +35,10 @@ pub fn run(arguments: &[OsString], lookup: Lookup) -> ExitCode {
     let version = env!("CARGO_PKG_VERSION");
     match Invocation::of(arguments) {
         Invocation::Version => show(&version_text(version)),
+        Invocation::VersionVerbose => {
+            let environment = Environment::read(trusted(lookup));
+            show(&format!("{}Environment:\n{}", version_text(version), environment.shown()))
+        }
         Invocation::Help => show(&help_text(version)),
         Invocation::Run { url } => match serve(&url, lookup) {
             Ok(()) => ExitCode::SUCCESS,
@@ -68,7 +72,7 @@ fn serve(url: &str, lookup: Lookup) -> Result<(), String> {
         debug_log::install();
     }
     let source = source(&environment, &address)?;
-    let remote = remote(&environment, &address, source, lookup)?;
+    let remote = remote(&environment, &address, source)?;
     let settings = settings(&environment);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -111,14 +115,12 @@ fn remote(
     environment: &Environment,
     address: &Address,
     source: Arc<dyn CredentialSource>,
-    lookup: Lookup,
 ) -> Result<ProxyRemote, String> {
     let (budgets, warning) = ConnectBudgets::from_variable(environment.connect_timeout.as_deref());
     if let Some(warning) = warning {
         diagnostics::warning(&warning);
     }
-    let directory =
-        cache_directory(lookup("XDG_CACHE_HOME").map(PathBuf::from), lookup("HOME").map(PathBuf::from));
+    let directory = cache_directory(environment.xdg_cache_home.clone(), environment.home.clone());
     let cache = directory.map(NodeCache::new);
     let mut nodes = NodeConfig::default();
     nodes.cluster_host = Some(address.cluster_host.clone());
@@ -131,9 +133,7 @@ fn remote(
         .user_agent(IDENTITY)
         .danger_skip_tls_verification(environment.skip_tls)
         .connect_budgets(budgets)
-        .proxies(ProxySettings::from_variables(|name| {
-            lookup(name).and_then(|value| value.into_string().ok())
-        }));
+        .proxies(environment.proxies.clone());
     if let Some(cache) = cache {
         config = config.cache(cache);
     }

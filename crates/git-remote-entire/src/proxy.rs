@@ -33,9 +33,14 @@ impl ProxyRemote {
         cluster_host: &str,
         source: Arc<dyn CredentialSource>,
     ) -> Result<Self, peerage_transport::ConfigError> {
-        let noted = source.clone();
+        let (noted, heard) = (source.clone(), source.clone());
         let config = config
             .set_auth(Hook { source: source.clone(), cluster_host: cluster_host.to_owned() })
+            .on_challenge(move |headers| {
+                let values = headers.get_all(http::header::WWW_AUTHENTICATE).iter();
+                // What is no text means nothing to a credential helper.
+                heard.challenged(&values.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>());
+            })
             .on_unauthorized(move || noted.rejected());
         Ok(Self { proxy: Proxy::new(config)?, source })
     }

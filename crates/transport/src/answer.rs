@@ -3,11 +3,13 @@
 use std::fmt;
 use std::io::Write as _;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use flate2::write::MultiGzDecoder;
+use http::HeaderValue;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Sleep};
@@ -29,8 +31,10 @@ const GZIP_STEP: usize = 4 * 1024;
 /// Ends with `None` only if all of it came: a connection that breaks, a length that lies and a gzip
 /// stream that ends early are errors. Dropping it before the end closes the connection.
 pub struct AnswerBody {
-    replica: String,
-    content_type: Option<String>,
+    url: Url,
+    /// Made from the URL when somebody asks.
+    replica: OnceLock<String>,
+    content_type: Option<HeaderValue>,
     body: RawBody,
     gzip: Option<Gzip>,
     idle: Option<Idle>,
@@ -42,12 +46,11 @@ impl AnswerBody {
     ///
     /// [`ProxyError::Coding`] if the answer is encoded in another way than gzip, or more than once (S-102).
     pub(crate) fn new(
-        url: &Url,
+        url: Url,
         head: &http::response::Parts,
         body: RawBody,
         idle: Option<Duration>,
     ) -> Result<Self, ProxyError> {
-        let replica = trust::shown(url);
         let mut codings = head.headers.get_all(CONTENT_ENCODING).iter();
         let gzip = match (codings.next().map(|value| value.as_bytes().trim_ascii()), codings.next()) {
             (None, _) => None,
@@ -60,22 +63,22 @@ impl AnswerBody {
             (Some(coding), second) => {
                 let more = if second.is_some() { ", and another" } else { "" };
                 let coding = format!("{}{more}", text::one_line(coding));
-                return Err(ProxyError::Coding { replica, coding });
+                return Err(ProxyError::Coding { replica: trust::shown(&url), coding });
             }
         };
-        let content_type =
-            head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        Ok(Self { replica, content_type, body, gzip, idle: idle.map(Idle::new), ended: false })
+        let content_type = head.headers.get(CONTENT_TYPE).cloned();
+        let idle = idle.map(Idle::new);
+        Ok(Self { url, replica: OnceLock::new(), content_type, body, gzip, idle, ended: false })
     }
 
     /// The answer's `Content-Type`, if it is text.
     pub fn content_type(&self) -> Option<&str> {
-        self.content_type.as_deref()
+        self.content_type.as_ref()?.to_str().ok()
     }
 
     /// Scheme, host and port of who answers.
     pub fn replica(&self) -> &str {
-        &self.replica
+        self.replica.get_or_init(|| trust::shown(&self.url))
     }
 
     /// The next piece; `None` at the end.
@@ -112,7 +115,7 @@ impl AnswerBody {
     }
 
     fn broken(&self, source: BoxError) -> ProxyError {
-        ProxyError::Body { replica: self.replica.clone(), source }
+        ProxyError::Body { replica: self.replica().to_owned(), source }
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ProxyError>>> {
@@ -184,7 +187,7 @@ impl Body for AnswerBody {
 
 impl fmt::Debug for AnswerBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AnswerBody").field("replica", &self.replica).finish_non_exhaustive()
+        f.debug_struct("AnswerBody").field("replica", &self.replica()).finish_non_exhaustive()
     }
 }
 
@@ -260,8 +263,7 @@ impl Idle {
 
 /// The text of an error answer: at most 1 KiB is read, and what remains is left to the connection's end.
 pub(crate) async fn error_text(url: &Url, head: &http::response::Parts, body: RawBody) -> Option<String> {
-    let mut body = AnswerBody::new(url, head, body, None).ok()?;
-    let content_type = body.content_type.take();
+    let mut body = AnswerBody::new(url.clone(), head, body, None).ok()?;
     let mut read = Vec::new();
     let reading = async {
         while read.len() < text::MAX_TEXT
@@ -276,7 +278,7 @@ pub(crate) async fn error_text(url: &Url, head: &http::response::Parts, body: Ra
     };
     // Whatever came in time is the text.
     let _ = tokio::time::timeout(TEXT_PATIENCE, reading).await;
-    text::server_text(&read, content_type.as_deref())
+    text::server_text(&read, body.content_type())
 }
 
 /// Reads what a refused request left behind, so that its connection can be used again.

@@ -31,9 +31,14 @@ impl Inner {
 
     /// Lets a request through to `url`, with its credential, or does not. `head.uri` is `url`.
     ///
-    /// Returns the names of the headers that the hook set or changed: what a redirect out of the cluster
-    /// must not carry (S-021).
-    pub(crate) async fn authorise(&self, url: &Url, head: &mut Parts) -> Result<Vec<HeaderName>, ProxyError> {
+    /// Returns the names of the headers that the hook set or changed since they were `before`: what a
+    /// redirect out of the cluster must not carry (S-021).
+    pub(crate) async fn authorise(
+        &self,
+        url: &Url,
+        head: &mut Parts,
+        before: &HeaderMap,
+    ) -> Result<Vec<HeaderName>, ProxyError> {
         self.check_scheme(url).map_err(ProxyError::Policy)?;
         let Some(hook) = &self.set_auth else { return Ok(Vec::new()) };
         if !self.is_in_cluster(url) {
@@ -42,12 +47,11 @@ impl Inner {
                 cluster: self.cluster_text.clone().unwrap_or_default(),
             }));
         }
-        let before = head.headers.clone();
         hook.set_auth(head).await.map_err(|source| ProxyError::Auth {
             host: url.host_str().unwrap_or_default().to_owned(),
             source,
         })?;
-        let changed = changed(&before, &head.headers);
+        let changed = changed(before, &head.headers);
         for name in changed.iter().chain([&AUTHORIZATION]) {
             if let http::header::Entry::Occupied(mut values) = head.headers.entry(name) {
                 values.iter_mut().for_each(|value| value.set_sensitive(true));

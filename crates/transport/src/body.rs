@@ -159,6 +159,11 @@ impl Taken {
         self.handed() >= self.len
     }
 
+    /// Whether nothing is handed out yet because the server was asked first.
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.gate.load(Ordering::Acquire) == GATE_CLOSED
+    }
+
     /// The server said `100 Continue`.
     pub(crate) fn release(&self) {
         self.gate.store(GATE_OPEN, Ordering::Release);
@@ -271,7 +276,7 @@ impl Body for Upload {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         this.taken.waker.register(cx.waker());
-        if this.taken.gate.load(Ordering::Acquire) == GATE_CLOSED
+        if this.taken.is_held_back()
             && let Some(patience) = &mut this.patience
             && patience.as_mut().poll(cx).is_pending()
         {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http::HeaderMap;
 use rustls_pki_types::CertificateDer;
 use url::Url;
 
@@ -95,6 +96,7 @@ pub enum Hop {
 
 type OnNodeFailed = Arc<dyn Fn(&Replica) + Send + Sync>;
 type OnUnauthorized = Arc<dyn Fn() + Send + Sync>;
+type OnChallenge = Arc<dyn Fn(&HeaderMap) + Send + Sync>;
 type OwnRedirectRule = Arc<dyn Fn(&[Url], &Url) -> Result<Hop, BoxError> + Send + Sync>;
 
 /// The settings of a [`Proxy`](crate::Proxy).
@@ -112,6 +114,7 @@ pub struct Config {
     pub(crate) set_auth: Option<Arc<dyn SetAuth>>,
     pub(crate) on_node_failed: Option<OnNodeFailed>,
     pub(crate) on_unauthorized: Option<OnUnauthorized>,
+    pub(crate) on_challenge: Option<OnChallenge>,
     pub(crate) redirect_rule: Option<OwnRedirectRule>,
     pub(crate) user_agent: Option<String>,
     pub(crate) allow_loopback_http: Option<bool>,
@@ -158,6 +161,7 @@ impl Config {
             set_auth: None,
             on_node_failed: None,
             on_unauthorized: None,
+            on_challenge: None,
             redirect_rule: None,
             user_agent: None,
             allow_loopback_http: None,
@@ -185,6 +189,14 @@ impl Config {
     /// Is called for each 401 that any request receives, before the retry: time to forget the credential.
     pub fn on_unauthorized(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.on_unauthorized = Some(Arc::new(hook));
+        self
+    }
+
+    /// Is given the headers of each 401 that a host of the cluster answers, before
+    /// [`on_unauthorized`](Self::on_unauthorized) is called: `WWW-Authenticate` says what is wanted. What a
+    /// host outside the cluster wants is nobody's concern, for it gets no credential.
+    pub fn on_challenge(mut self, hook: impl Fn(&HeaderMap) + Send + Sync + 'static) -> Self {
+        self.on_challenge = Some(Arc::new(hook));
         self
     }
 
@@ -309,6 +321,7 @@ impl fmt::Debug for Config {
             set_auth,
             on_node_failed,
             on_unauthorized,
+            on_challenge,
             redirect_rule,
             user_agent,
             allow_loopback_http,
@@ -332,6 +345,7 @@ impl fmt::Debug for Config {
             .field("set_auth", &set_auth.is_some())
             .field("on_node_failed", &on_node_failed.is_some())
             .field("on_unauthorized", &on_unauthorized.is_some())
+            .field("on_challenge", &on_challenge.is_some())
             .field("redirect_rule", &redirect_rule.is_some())
             .field("user_agent", user_agent)
             .field("allow_loopback_http", allow_loopback_http)

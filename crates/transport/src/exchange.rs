@@ -1,5 +1,6 @@
 //! One request to one place: its credential, its redirects, and the one retry after a 401.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http::header::LOCATION;
@@ -145,8 +146,9 @@ impl Inner {
         mut connection: Option<Box<dyn Connection>>,
         redirects: Redirects,
     ) -> Result<Exchange, Failure> {
-        let mut url = url.clone();
-        let mut headers = operation.headers.clone();
+        let mut url = Cow::Borrowed(url);
+        // What the hops carry, once that is not what the operation has.
+        let mut headers: Option<HeaderMap> = None;
         let mut set_by_hook: Option<Vec<HeaderName>> = None;
         let mut chain: Vec<Url> = Vec::new();
         let mut expect = operation.is_push() && operation.body.len() > EXPECT_ABOVE;
@@ -155,11 +157,13 @@ impl Inner {
                 Some(opened) => opened,
                 None => self.connect(operation, &url).await?,
             };
-            let mut head = self.head(operation, &url, headers.clone())?;
+            let carried = headers.as_ref().unwrap_or(&operation.headers).clone();
+            let mut head = self.head(operation, &url, carried)?;
             if set_by_hook.is_none() {
                 // The first request of the chain; the hops carry what it carries, or less.
-                set_by_hook = Some(self.authorise(&url, &mut head).await.map_err(Failure::Final)?);
-                headers.clone_from(&head.headers);
+                let set = self.authorise(&url, &mut head, &operation.headers).await;
+                set_by_hook = Some(set.map_err(Failure::Final)?);
+                headers = self.set_auth.is_some().then(|| head.headers.clone());
             } else {
                 self.check_scheme(&url).map_err(Failure::Refused)?;
             }
@@ -172,23 +176,23 @@ impl Inner {
                 expect = false;
                 continue;
             }
-            chain.push(url);
-            let Some(next) = self.next_hop(operation, &chain, &answer, redirects)? else {
+            let Some(next) = self.next_hop(operation, &mut chain, &answer, redirects)? else {
                 return Ok(answer);
             };
             if !self.is_in_cluster(&next) {
-                trust::strip_credentials(&mut headers, set_by_hook.as_deref().unwrap_or_default());
+                let headers = headers.get_or_insert_with(|| operation.headers.clone());
+                trust::strip_credentials(headers, set_by_hook.as_deref().unwrap_or_default());
             }
             answer::drain(&answer.url, &answer.head, answer.body).await;
-            url = next;
+            url = Cow::Owned(next);
         }
     }
 
-    /// Where the answer sends us, if we go there.
+    /// Where the answer sends us, if we go there. `chain` holds the hops so far; this one joins them.
     fn next_hop(
         &self,
         operation: &Operation,
-        chain: &[Url],
+        chain: &mut Vec<Url>,
         answer: &Exchange,
         redirects: Redirects,
     ) -> Result<Option<Url>, Failure> {
@@ -199,6 +203,7 @@ impl Inner {
         }
         let values = answer.head.headers.get_all(LOCATION).iter().map(HeaderValue::as_bytes);
         let Some(next) = trust::location(&answer.url, values) else { return Ok(None) };
+        chain.push(answer.url.clone());
         let is_get = operation.method == Method::GET;
         let judged = trust::secure_redirect(chain, &next)
             .and_then(|()| self.check_scheme(&next))
@@ -283,10 +288,13 @@ impl Inner {
             Ok(answer) => {
                 let (head, body) = answer.into_parts();
                 crate::debug::trace_answer(&operation.method, url, &head, elapsed);
-                if head.status == StatusCode::UNAUTHORIZED
-                    && let Some(hook) = &self.hooks.on_unauthorized
-                {
-                    hook();
+                if head.status == StatusCode::UNAUTHORIZED {
+                    if let Some(hook) = self.hooks.on_challenge.as_ref().filter(|_| self.is_in_cluster(url)) {
+                        hook(&head.headers);
+                    }
+                    if let Some(hook) = &self.hooks.on_unauthorized {
+                        hook();
+                    }
                 }
                 if let Some(pace) = &self.pace {
                     pace.heard(url, elapsed);

@@ -1,10 +1,12 @@
 //! Which replica, and what moves on to the next (transport §7).
 
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::StatusCode;
 use url::Url;
 
@@ -79,28 +81,26 @@ impl Inner {
         round: &mut Round,
     ) -> Option<(Replica, Box<dyn Connection>)> {
         let mut fresh: VecDeque<Replica> = std::mem::take(waiting);
-        let mut racing: Vec<Replica> = Vec::new();
-        let mut attempts = FuturesUnordered::new();
+        let mut racing = Vec::new();
         let won = loop {
             while let Some(replica) = fresh.pop_front() {
                 if let Err(error) = self.check_scheme(replica.url()) {
                     round.skipped = Some(ProxyError::Policy(error));
                     continue;
                 }
-                racing.push(replica.clone());
-                attempts.push(async move {
-                    let connected = self.connect(operation, replica.url()).await;
-                    (replica, connected)
-                });
+                let target = replica.clone();
+                let connecting = Box::pin(async move { self.connect(operation, target.url()).await });
+                racing.push((replica, connecting));
                 break;
             }
-            let attempt = tokio::select! {
+            if racing.is_empty() {
+                break None;
+            }
+            let (replica, connected) = tokio::select! {
                 biased;
-                attempt = attempts.next() => attempt,
+                attempt = first_of(&mut racing) => attempt,
                 () = tokio::time::sleep(self.timeouts.stagger), if !fresh.is_empty() => continue,
             };
-            let Some((replica, connected)) = attempt else { break None };
-            racing.retain(|other| *other != replica);
             match connected {
                 Ok(connection) => break Some((replica, connection)),
                 Err(Failure::Lost { error, .. }) => {
@@ -111,8 +111,7 @@ impl Inner {
             }
         };
         // The slower connects end here.
-        drop(attempts);
-        waiting.extend(racing);
+        waiting.extend(racing.into_iter().map(|(replica, _)| replica));
         waiting.extend(fresh);
         won
     }
@@ -180,6 +179,19 @@ impl Inner {
         let text = answer::error_text(&answer.url, &answer.head, answer.body).await;
         http_error_message(answer.head.status, text.as_deref(), &trust::shown(&answer.url))
     }
+}
+
+/// The first of these to be ready, which is taken out of them. They are few.
+async fn first_of<K, F: Future + Unpin>(racing: &mut Vec<(K, F)>) -> (K, F::Output) {
+    poll_fn(|cx| {
+        for (at, (_, future)) in racing.iter_mut().enumerate() {
+            if let Poll::Ready(output) = Pin::new(future).poll(cx) {
+                return Poll::Ready((racing.remove(at).0, output));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// What a walk through the replicas has come to.

@@ -107,6 +107,7 @@ pub(crate) struct Inner {
 pub(crate) struct Hooks {
     on_node_failed: Option<Arc<dyn Fn(&Replica) + Send + Sync>>,
     pub(crate) on_unauthorized: Option<Arc<dyn Fn() + Send + Sync>>,
+    pub(crate) on_challenge: Option<Arc<dyn Fn(&HeaderMap) + Send + Sync>>,
     pub(crate) redirect_rule:
         Option<Arc<dyn Fn(&[Url], &Url) -> Result<crate::Hop, crate::BoxError> + Send + Sync>>,
 }
@@ -171,6 +172,7 @@ impl Proxy {
             hooks: Hooks {
                 on_node_failed: config.on_node_failed,
                 on_unauthorized: config.on_unauthorized,
+                on_challenge: config.on_challenge,
                 redirect_rule: config.redirect_rule,
             },
         };
@@ -421,7 +423,7 @@ impl Inner {
     pub(crate) async fn conclude(&self, answer: Exchange, kind: Kind) -> Result<AnswerBody, ProxyError> {
         let Exchange { head, body, url, .. } = answer;
         if head.status == StatusCode::OK {
-            return AnswerBody::new(&url, &head, body, self.timeouts.idle);
+            return AnswerBody::new(url, &head, body, self.timeouts.idle);
         }
         let server_msg = answer::error_text(&url, &head, body).await;
         Err(if head.status == StatusCode::PAYLOAD_TOO_LARGE && kind == Kind::Push {

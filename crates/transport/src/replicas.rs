@@ -98,7 +98,8 @@ impl Replica {
 
     /// Whether `url` points at this replica's server.
     pub(crate) fn is_origin_of(&self, url: &Url) -> bool {
-        self.base.url.origin() == url.origin()
+        let own = &self.base.url;
+        (own.scheme(), own.host(), own.port()) == (url.scheme(), url.host(), url.port())
     }
 }
 

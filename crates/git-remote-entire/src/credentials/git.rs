@@ -16,6 +16,10 @@ use crate::remote::BoxError;
 /// The longest answer of a credential helper.
 const MAX_ANSWER: u64 = 64 << 10;
 
+/// The most challenges of a server that are handed on, and the longest in bytes.
+const MAX_CHALLENGES: usize = 16;
+const MAX_CHALLENGE: usize = 4 << 10;
+
 /// How often `git credential fill` is run: once, and once more after a refusal.
 const MAX_FILLS: u32 = 2;
 
@@ -34,6 +38,8 @@ pub struct GitCredentials {
 #[derive(Debug, Default)]
 struct State {
     challenged: bool,
+    /// What the last 401 asked for.
+    challenges: Vec<String>,
     fills: u32,
     current: Option<Credential>,
     is_bad: bool,
@@ -77,6 +83,12 @@ impl GitCredentials {
             }
             lines.push_str(&format!("{key}={value}\n"));
         }
+        // For Git from 2.41 on; an older one leaves out what it does not know.
+        self.state(|state| {
+            for challenge in &state.challenges {
+                lines.push_str(&format!("wwwauth[]={challenge}\n"));
+            }
+        });
         lines.push('\n');
         Ok(lines)
     }
@@ -172,6 +184,13 @@ impl CredentialSource for GitCredentials {
         Ok(filled.map(|credential| credential.authorization.clone()))
     }
 
+    fn challenged(&self, challenges: &[&str]) {
+        let is_harmless = |text: &&&str| text.len() <= MAX_CHALLENGE && !text.contains(['\n', '\r', '\0']);
+        let kept = challenges.iter().filter(is_harmless).take(MAX_CHALLENGES);
+        let kept = kept.map(|&text| text.to_owned()).collect();
+        self.state(|state| state.challenges = kept);
+    }
+
     fn rejected(&self) {
         self.state(|state| {
             state.challenged = true;
@@ -241,5 +260,21 @@ mod tests {
             GitCredentials::new("git", &address).description().unwrap(),
             "capability[]=authtype\nprotocol=https\nhost=h\npath=a\nusername=u\n\n"
         );
+    }
+
+    #[test]
+    fn s186_what_the_server_wants_is_handed_on_and_nothing_smuggled_in_with_it() {
+        let source = GitCredentials::new("git", &Address::parse("entire://h/a").unwrap());
+        let long = "x".repeat(MAX_CHALLENGE + 1);
+        source.challenged(&["Basic realm=\"r\"", "Bearer x\nhost=evil", "Bearer\r", &long, "Negotiate"]);
+        assert_eq!(
+            source.description().unwrap(),
+            "capability[]=authtype\nprotocol=https\nhost=h\npath=a\n\
+             wwwauth[]=Basic realm=\"r\"\nwwwauth[]=Negotiate\n\n"
+        );
+        source.challenged(&vec!["Basic"; 100]);
+        assert_eq!(source.description().unwrap().matches("wwwauth[]=").count(), 16);
+        source.challenged(&[]);
+        assert!(!source.description().unwrap().contains("wwwauth"), "the last 401 counts");
     }
 }

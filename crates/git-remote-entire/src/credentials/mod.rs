@@ -102,6 +102,12 @@ pub trait CredentialSource: Send + Sync {
     /// Dropping the future ends whatever was asked.
     async fn get(&self, request: &CredentialRequest) -> Result<Option<Secret>, BoxError>;
 
+    /// What the server wants, each value of `WWW-Authenticate` in its order; told right before
+    /// [`rejected`](Self::rejected). The values hold no control characters but tabs. Does not wait.
+    fn challenged(&self, challenges: &[&str]) {
+        let _ = challenges;
+    }
+
     /// The server answered 401. Does not wait and does no I/O: it notes that the value handed out last is bad,
     /// and the next [`get`](Self::get) is for a new one.
     fn rejected(&self);

@@ -1,9 +1,12 @@
 //! What `nodes.json` says, read and written as other programs read and write it (transport §5.2).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::time::{Duration, SystemTime};
 
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::ser::{CharEscape, Formatter, PrettyFormatter};
@@ -29,34 +32,102 @@ pub struct CacheFile {
     clusters: BTreeMap<String, Cluster>,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 struct Cluster {
-    #[serde(default)]
     nodes: Option<Vec<String>>,
-    #[serde(default)]
     nodes_expires_at: Time,
-    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     repos: BTreeMap<String, Repo>,
     #[serde(flatten)]
     other: BTreeMap<String, Value>,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 struct Repo {
-    #[serde(default)]
     nodes: Option<Vec<String>>,
-    #[serde(default)]
     expires_at: Time,
     /// Replica -> until when it is left out. Ours alone, so its shape is not a matter of the file's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     down_until: Option<Value>,
     #[serde(flatten)]
     other: BTreeMap<String, Value>,
 }
 
-fn null_is_empty<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Repo>, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or_default())
+/// An object that is read member by member. What `flatten` derives puts every member aside first, which takes
+/// twice as long, and takes equal keys for an error; here the last one wins, as it does for other readers.
+trait Members: Default {
+    fn member<'de, A: MapAccess<'de>>(
+        &mut self,
+        name: Cow<'de, str>,
+        members: &mut A,
+    ) -> Result<(), A::Error>;
 }
+
+impl Members for Cluster {
+    fn member<'de, A: MapAccess<'de>>(
+        &mut self,
+        name: Cow<'de, str>,
+        members: &mut A,
+    ) -> Result<(), A::Error> {
+        match name.as_ref() {
+            "nodes" => self.nodes = members.next_value()?,
+            "nodes_expires_at" => self.nodes_expires_at = members.next_value()?,
+            "repos" => self.repos = members.next_value::<Option<_>>()?.unwrap_or_default(),
+            _ => drop(self.other.insert(name.into_owned(), members.next_value()?)),
+        }
+        Ok(())
+    }
+}
+
+impl Members for Repo {
+    fn member<'de, A: MapAccess<'de>>(
+        &mut self,
+        name: Cow<'de, str>,
+        members: &mut A,
+    ) -> Result<(), A::Error> {
+        match name.as_ref() {
+            "nodes" => self.nodes = members.next_value()?,
+            "expires_at" => self.expires_at = members.next_value()?,
+            "down_until" => self.down_until = members.next_value()?,
+            _ => drop(self.other.insert(name.into_owned(), members.next_value()?)),
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Cluster {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(Reading(Self::default()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Repo {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(Reading(Self::default()))
+    }
+}
+
+struct Reading<T>(T);
+
+impl<'de, T: Members> Visitor<'de> for Reading<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<T, A::Error> {
+        while let Some(Text(name)) = members.next_key()? {
+            self.0.member(name, &mut members)?;
+        }
+        Ok(self.0)
+    }
+}
+
+/// A text that is copied only if it holds escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'t>(#[serde(borrow)] Cow<'t, str>);
 
 /// A point in time and the text it was read from, so that what is not changed is not rewritten either.
 #[derive(Clone, Debug)]
@@ -101,9 +172,9 @@ impl Serialize for Time {
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        match Option::<String>::deserialize(from)? {
+        match Option::<Text<'de>>::deserialize(from)? {
             None => Ok(Self::default()),
-            Some(text) => Self::read(&text).ok_or_else(|| serde::de::Error::custom("no RFC 3339 time")),
+            Some(Text(text)) => Self::read(&text).ok_or_else(|| serde::de::Error::custom("no RFC 3339 time")),
         }
     }
 }
@@ -114,9 +185,11 @@ impl CacheFile {
         if bytes.len() as u64 > MAX_FILE || !is_shallow(bytes) {
             return Self::default();
         }
-        // By way of a value, in which the last of equal keys wins, as it does for other readers.
-        let read = serde_json::from_slice::<Value>(bytes).and_then(serde_json::from_value);
-        read.map(|clusters| Self { clusters }).unwrap_or_default()
+        serde_json::from_slice(bytes)
+            // By way of a value, where of equal keys only the last has to be of our shape.
+            .or_else(|_| serde_json::from_slice::<Value>(bytes).and_then(serde_json::from_value))
+            .map(|clusters| Self { clusters })
+            .unwrap_or_default()
     }
 
     /// The text of the file: two spaces of indentation, and no line end after it.

@@ -79,12 +79,14 @@ impl Connection for Leased {
     ) -> Result<http::Response<RawBody>, BoxError> {
         to_origin_form(&mut request)?;
         let taken = request.body().taken();
-        let asked = taken.clone();
-        hyper::ext::on_informational(&mut request, move |answer| {
-            if answer.status() == http::StatusCode::CONTINUE {
-                asked.release();
-            }
-        });
+        if taken.is_held_back() {
+            let asked = taken.clone();
+            hyper::ext::on_informational(&mut request, move |answer| {
+                if answer.status() == http::StatusCode::CONTINUE {
+                    asked.release();
+                }
+            });
+        }
         let answer = self.conn.sender.send_request(request).await?;
         // If the answer came first, the rest of the body stays here.
         taken.stop();
@@ -100,7 +102,9 @@ fn to_origin_form(request: &mut http::Request<Upload>) -> Result<(), BoxError> {
     let authority = target.authority().ok_or("the request has no host")?;
     let host = http::HeaderValue::from_str(authority.as_str())?;
     request.headers_mut().insert(http::header::HOST, host);
-    *request.uri_mut() = target.path_and_query().map_or("/", |path| path.as_str()).parse()?;
+    if let Some(path) = target.into_parts().path_and_query {
+        *request.uri_mut() = path.into();
+    }
     Ok(())
 }
 

@@ -106,7 +106,7 @@ impl Net {
                 tunnel(stream, key, proxy.basic_auth()).await?
             }
         };
-        let stream = if key.scheme == "https" { self.encrypted(stream, &key.host).await? } else { stream };
+        let stream = if key.is_tls { self.encrypted(stream, &key.host).await? } else { stream };
         Conn::open(stream).await
     }
 
@@ -162,7 +162,7 @@ impl Net {
 impl Connect for Net {
     async fn connect(&self, url: &Url, idle_limit: Duration) -> Result<Box<dyn Connection>, BoxError> {
         let (host, port) = host_and_port(url)?;
-        let key = PoolKey { scheme: url.scheme().to_owned(), host, port };
+        let key = PoolKey { is_tls: url.scheme() == "https", host, port };
         while let Some(mut conn) = self.pool.take(&key, idle_limit) {
             if conn.is_usable().await {
                 return Ok(Box::new(Leased { conn, key, pool: Arc::downgrade(&self.pool) }));

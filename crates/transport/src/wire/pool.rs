@@ -1,6 +1,5 @@
 //! Idle connections, last in first out.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,16 +15,24 @@ const KEPT: Duration = Duration::from_secs(5);
 
 /// What a connection was made for. Everything else about it (roots, proxies, ALPN) is the same for all
 /// connections of a pool, which belongs to one proxy (S-040).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PoolKey {
-    pub(crate) scheme: String,
+    pub(crate) is_tls: bool,
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    idle: Mutex<HashMap<PoolKey, Vec<(Conn, Instant)>>>,
+    /// Oldest first. A few: one proxy speaks to the replicas of one repository.
+    idle: Mutex<Vec<Idle>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    key: PoolKey,
+    conn: Conn,
+    since: Instant,
 }
 
 impl Pool {
@@ -36,13 +43,9 @@ impl Pool {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         // All origins: redirects can lead to any number of them, each only once.
-        idle.retain(|_, of_origin| {
-            of_origin.retain(|(conn, since)| !conn.is_closed() && now.duration_since(*since) <= KEPT);
-            !of_origin.is_empty()
-        });
-        let of_origin = idle.entry(key).or_default();
-        if of_origin.len() < MAX_IDLE {
-            of_origin.push((conn, now));
+        idle.retain(|idle| !idle.conn.is_closed() && now.duration_since(idle.since) <= KEPT);
+        if idle.iter().filter(|idle| idle.key == key).count() < MAX_IDLE {
+            idle.push(Idle { key, conn, since: now });
         }
     }
 
@@ -50,12 +53,10 @@ impl Pool {
     pub(crate) fn take(&self, key: &PoolKey, limit: Duration) -> Option<Conn> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let of_origin = idle.get_mut(key)?;
-        of_origin.retain(|(conn, since)| !conn.is_closed() && now.duration_since(*since) <= limit);
-        let found = of_origin.pop().map(|(conn, _)| conn);
-        if of_origin.is_empty() {
-            idle.remove(key);
-        }
-        found
+        idle.retain(|idle| {
+            idle.key != *key || (!idle.conn.is_closed() && now.duration_since(idle.since) <= limit)
+        });
+        let last = idle.iter().rposition(|idle| idle.key == *key)?;
+        Some(idle.remove(last).conn)
     }
 }
