@@ -13,6 +13,8 @@ mod fuzz;
 mod interop;
 mod rows;
 mod run;
+#[cfg(test)]
+mod supply;
 mod tidy;
 
 use std::process::ExitCode;

@@ -25,6 +25,8 @@ impl Child {
         program: &'static str,
         arguments: &[String],
     ) -> Result<Self, HelperError> {
+        // With our environment and the token in it: in a partial clone it may have to fetch, which is another run
+        // of this helper (S-206).
         let mut process = Command::new(&settings.git)
             .args(arguments)
             .stdin(Stdio::piped())

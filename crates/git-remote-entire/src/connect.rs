@@ -3,9 +3,9 @@
 use std::ops::ControlFlow;
 
 use http::{HeaderMap, HeaderValue};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
-use crate::copy::copy;
+use crate::copy::{Input, Output, copy};
 use crate::error::HelperError;
 use crate::helper::{Helper, copy_error, fallback, flush, write};
 use crate::list;
@@ -15,16 +15,12 @@ use crate::remote::{AnswerReader, Chunks, Service};
 use crate::spool::Body;
 
 impl Helper<'_> {
-    pub(crate) async fn connect<R, W>(
+    pub(crate) async fn connect(
         &mut self,
         service: &[u8],
-        input: &mut R,
-        output: &mut W,
-    ) -> Result<ControlFlow<()>, HelperError>
-    where
-        R: AsyncBufRead + Unpin + Send,
-        W: AsyncWrite + Unpin + Send,
-    {
+        input: &mut impl Input,
+        output: &mut impl Output,
+    ) -> Result<ControlFlow<()>, HelperError> {
         match std::str::from_utf8(service).ok().and_then(Service::parse) {
             Some(Service::UploadPack) => self.connect_upload_pack(input, output).await?,
             Some(Service::ReceivePack) => self.connect_receive_pack(input, output).await?,
@@ -34,10 +30,7 @@ impl Helper<'_> {
     }
 
     /// Accepts, and copies the advertisement. Nothing is written before the server has begun a good answer.
-    async fn accept<W>(&self, service: Service, output: &mut W) -> Result<(), HelperError>
-    where
-        W: AsyncWrite + Unpin + Send,
-    {
+    async fn accept(&self, service: Service, output: &mut impl Output) -> Result<(), HelperError> {
         let mut advertisement = AnswerReader::new(self.remote.info_refs(service).await?);
         list::announcement(&mut advertisement, service).await?;
         write(output, b"\n").await?;
@@ -45,15 +38,11 @@ impl Helper<'_> {
         Ok(())
     }
 
-    pub(crate) async fn connect_receive_pack<R, W>(
+    pub(crate) async fn connect_receive_pack(
         &mut self,
-        input: &mut R,
-        output: &mut W,
-    ) -> Result<(), HelperError>
-    where
-        R: AsyncBufRead + Unpin + Send,
-        W: AsyncWrite + Unpin + Send,
-    {
+        input: &mut impl Input,
+        output: &mut impl Output,
+    ) -> Result<(), HelperError> {
         self.accept(Service::ReceivePack, output).await?;
         let mut request = self.spool();
         let asked = read_request(input, &mut request, &self.identity, Rest::IfNeeded).await;
@@ -87,11 +76,11 @@ impl Helper<'_> {
         Ok(answer?)
     }
 
-    async fn connect_upload_pack<R, W>(&self, input: &mut R, output: &mut W) -> Result<(), HelperError>
-    where
-        R: AsyncBufRead + Unpin + Send,
-        W: AsyncWrite + Unpin + Send,
-    {
+    async fn connect_upload_pack(
+        &self,
+        input: &mut impl Input,
+        output: &mut impl Output,
+    ) -> Result<(), HelperError> {
         self.accept(Service::UploadPack, output).await?;
         flush(output).await?;
         let (mut wants, mut haves) = (Vec::new(), Vec::new());
@@ -140,16 +129,13 @@ impl Helper<'_> {
         Ok(self.remote.service_rpc(Service::UploadPack, Body::of(body), HeaderMap::new()).await?)
     }
 
-    async fn final_round<W>(
+    async fn final_round(
         &self,
         wants: &[u8],
         haves: &[u8],
         deepen: bool,
-        output: &mut W,
-    ) -> Result<(), HelperError>
-    where
-        W: AsyncWrite + Unpin + Send,
-    {
+        output: &mut impl Output,
+    ) -> Result<(), HelperError> {
         let mut answer = AnswerReader::new(self.ask([wants, haves].concat()).await?);
         if deepen {
             write(output, &skip_shallow(&mut answer).await?).await?;
@@ -158,16 +144,13 @@ impl Helper<'_> {
         Ok(())
     }
 
-    async fn have_round<W>(
+    async fn have_round(
         &self,
         wants: &[u8],
         haves: &[u8],
         deepen: bool,
-        output: &mut W,
-    ) -> Result<(), HelperError>
-    where
-        W: AsyncWrite + Unpin + Send,
-    {
+        output: &mut impl Output,
+    ) -> Result<(), HelperError> {
         let mut answer = AnswerReader::new(self.ask([wants, haves, pktline::FLUSH].concat()).await?);
         let mut packet = Vec::new();
         if deepen {

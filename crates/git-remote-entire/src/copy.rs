@@ -7,6 +7,14 @@ use std::task::Poll;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
 
+/// What is read: Git's side, or a command of Git's.
+pub(crate) trait Input: AsyncBufRead + Unpin + Send {}
+impl<T: AsyncBufRead + Unpin + Send> Input for T {}
+
+/// What is written to.
+pub(crate) trait Output: AsyncWrite + Unpin + Send {}
+impl<T: AsyncWrite + Unpin + Send> Output for T {}
+
 /// How much is gathered before it is written while more is coming.
 pub(crate) const BUFFER: usize = 128 << 10;
 

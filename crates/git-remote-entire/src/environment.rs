@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_true_is_true_and_debug_output_holds_no_token() {
+    fn s253_s200_only_true_is_true_and_debug_output_holds_no_token() {
         let read = |value: &'static str| {
             Environment::read(|name| (name != "GIT_DIR").then(|| OsString::from(value)))
         };

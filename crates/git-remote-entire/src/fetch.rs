@@ -3,12 +3,12 @@
 use std::pin::pin;
 
 use http::HeaderMap;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::ChildStdin;
 use tokio::sync::mpsc;
 
 use crate::child::Child;
-use crate::copy::{CopyError, copy};
+use crate::copy::{CopyError, Input, Output, copy};
 use crate::error::HelperError;
 use crate::helper::{Helper, answer_error, flush, write};
 use crate::outer::Unwrapped;
@@ -19,10 +19,11 @@ use crate::spool::Body;
 const PROGRAM: &str = "fetch-pack";
 
 impl Helper<'_> {
-    pub(crate) async fn fetch<W>(&mut self, wanted: &[Vec<u8>], output: &mut W) -> Result<(), HelperError>
-    where
-        W: AsyncWrite + Unpin + Send,
-    {
+    pub(crate) async fn fetch(
+        &mut self,
+        wanted: &[Vec<u8>],
+        output: &mut impl Output,
+    ) -> Result<(), HelperError> {
         // What `list` showed is what Git chose from.
         let advertisement = match self.upload_advertisement.clone() {
             Some(advertisement) => advertisement,
@@ -72,14 +73,11 @@ impl Helper<'_> {
         write(output, b"\n").await
     }
 
-    async fn fetch_dialogue<R>(
+    async fn fetch_dialogue(
         &self,
-        stdout: &mut R,
+        stdout: &mut impl Input,
         answers: mpsc::Sender<Chunks>,
-    ) -> Result<Vec<u8>, HelperError>
-    where
-        R: tokio::io::AsyncBufRead + Unpin + Send,
-    {
+    ) -> Result<Vec<u8>, HelperError> {
         let broken = |source| HelperError::Child { program: PROGRAM, source };
         loop {
             let mut request = Vec::new();

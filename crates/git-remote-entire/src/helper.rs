@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt, BufWri
 
 use crate::agent::Identity;
 use crate::cancel::Cancel;
-use crate::copy::{BUFFER, CopyError, copy};
+use crate::copy::{BUFFER, CopyError, Input, Output, copy};
 use crate::diagnostics::{self, escaped};
 use crate::error::HelperError;
 use crate::list::{self, Limits};
@@ -146,16 +146,12 @@ impl<'r> Helper<'r> {
         }
     }
 
-    async fn command<R, W>(
+    async fn command(
         &mut self,
         line: &[u8],
-        input: &mut R,
-        output: &mut W,
-    ) -> Result<ControlFlow<()>, HelperError>
-    where
-        R: AsyncBufRead + Unpin + Send,
-        W: AsyncWrite + Unpin + Send,
-    {
+        input: &mut impl Input,
+        output: &mut impl Output,
+    ) -> Result<ControlFlow<()>, HelperError> {
         let (name, argument) = match line.iter().position(|byte| *byte == b' ') {
             Some(blank) => (line.get(..blank).unwrap_or_default(), line.get(blank + 1..)),
             None => (line, None),
@@ -202,10 +198,7 @@ impl<'r> Helper<'r> {
         }
     }
 
-    async fn list<W>(&mut self, service: Service, output: &mut W) -> Result<(), HelperError>
-    where
-        W: AsyncWrite + Unpin + Send,
-    {
+    async fn list(&mut self, service: Service, output: &mut impl Output) -> Result<(), HelperError> {
         let limits = Limits { refs: self.settings.max_refs, bytes: self.settings.max_list };
         let mut listed = self.spool();
         let left_out = |name: &[u8]| {
@@ -299,15 +292,12 @@ fn interrupted(in_flight: &Mutex<Option<Body>>) -> HelperError {
 }
 
 /// The rest of a batch of `push` or `fetch` lines, to a blank line or the end of input.
-async fn batch<R>(
+async fn batch(
     line: &[u8],
     first: &[u8],
     command: &[u8],
-    input: &mut R,
-) -> Result<Vec<Vec<u8>>, HelperError>
-where
-    R: AsyncBufRead + Unpin + Send,
-{
+    input: &mut impl Input,
+) -> Result<Vec<Vec<u8>>, HelperError> {
     debug_assert!(line.starts_with(command), "the first line has the form of the others");
     let mut arguments = vec![first.to_vec()];
     let mut line = Vec::new();
@@ -321,10 +311,7 @@ where
 }
 
 /// Reads a line without its end; `false` at the end of input. A last line without LF is a line.
-async fn read_line<R>(input: &mut R, line: &mut Vec<u8>) -> Result<bool, HelperError>
-where
-    R: AsyncBufRead + Unpin + Send,
-{
+async fn read_line(input: &mut impl Input, line: &mut Vec<u8>) -> Result<bool, HelperError> {
     line.clear();
     loop {
         let ready = input.fill_buf().await.map_err(|source| HelperError::Input { source })?;
@@ -350,25 +337,16 @@ where
 }
 
 /// Git has to do without the service: it goes on with other commands of this helper.
-pub(crate) async fn fallback<W>(output: &mut W) -> Result<ControlFlow<()>, HelperError>
-where
-    W: AsyncWrite + Unpin + Send,
-{
+pub(crate) async fn fallback(output: &mut impl Output) -> Result<ControlFlow<()>, HelperError> {
     write(output, b"fallback\n").await?;
     Ok(ControlFlow::Continue(()))
 }
 
-pub(crate) async fn write<W>(output: &mut W, bytes: &[u8]) -> Result<(), HelperError>
-where
-    W: AsyncWrite + Unpin + Send,
-{
+pub(crate) async fn write(output: &mut impl Output, bytes: &[u8]) -> Result<(), HelperError> {
     output.write_all(bytes).await.map_err(|source| HelperError::Output { source })
 }
 
-pub(crate) async fn flush<W>(output: &mut W) -> Result<(), HelperError>
-where
-    W: AsyncWrite + Unpin + Send,
-{
+pub(crate) async fn flush(output: &mut impl Output) -> Result<(), HelperError> {
     output.flush().await.map_err(|source| HelperError::Output { source })
 }
 

@@ -158,6 +158,9 @@ fn settings(environment: &Environment) -> Settings {
 fn configured_version() -> ProtocolVersion {
     let output = Command::new("git")
         .args(["config", "--get", "protocol.version"])
+        // It needs none of them (S-206).
+        .env_remove("ENTIRE_TOKEN")
+        .env_remove("ENTIRE_TOKEN_COMMAND")
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output();

@@ -2,12 +2,12 @@
 
 use std::pin::pin;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::ChildStdin;
 use tokio::sync::oneshot;
 
 use crate::child::Child;
-use crate::copy::{CopyError, copy};
+use crate::copy::{CopyError, Input, Output, copy};
 use crate::error::HelperError;
 use crate::helper::{Helper, answer_error, flush, write};
 use crate::outer::Unwrapped;
@@ -25,10 +25,11 @@ struct Status {
 }
 
 impl Helper<'_> {
-    pub(crate) async fn push<W>(&mut self, refspecs: &[Vec<u8>], output: &mut W) -> Result<(), HelperError>
-    where
-        W: AsyncWrite + Unpin + Send,
-    {
+    pub(crate) async fn push(
+        &mut self,
+        refspecs: &[Vec<u8>],
+        output: &mut impl Output,
+    ) -> Result<(), HelperError> {
         let advertisement = self.receive_advertisement().await?;
         let mut arguments: Vec<String> =
             [PROGRAM, "--stateless-rpc", "--helper-status", "--stdin"].map(str::to_owned).to_vec();
@@ -97,14 +98,11 @@ impl Helper<'_> {
     }
 
     /// Reads the request, posts it if there is one, and reads the status that follows.
-    async fn dialogue<R>(
+    async fn dialogue(
         &self,
-        stdout: &mut R,
+        stdout: &mut impl Input,
         answer: oneshot::Sender<Chunks>,
-    ) -> Result<Status, HelperError>
-    where
-        R: tokio::io::AsyncBufRead + Unpin + Send,
-    {
+    ) -> Result<Status, HelperError> {
         let mut request = self.spool();
         let mut inner = Unwrapped::new(&mut *stdout);
         let asked = read_request(&mut inner, &mut request, &self.identity, Rest::ToTheEnd).await;

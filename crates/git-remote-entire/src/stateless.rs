@@ -3,8 +3,9 @@
 use std::ops::ControlFlow;
 
 use http::{HeaderMap, HeaderValue};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 
+use crate::copy::{Input, Output};
 use crate::error::HelperError;
 use crate::helper::{Helper, answer_error, fallback, flush, write};
 use crate::list;
@@ -14,16 +15,12 @@ use crate::spool::Body;
 use crate::v2;
 
 impl Helper<'_> {
-    pub(crate) async fn stateless_connect<R, W>(
+    pub(crate) async fn stateless_connect(
         &mut self,
         service: &[u8],
-        input: &mut R,
-        output: &mut W,
-    ) -> Result<ControlFlow<()>, HelperError>
-    where
-        R: AsyncBufRead + Unpin + Send,
-        W: AsyncWrite + Unpin + Send,
-    {
+        input: &mut impl Input,
+        output: &mut impl Output,
+    ) -> Result<ControlFlow<()>, HelperError> {
         match std::str::from_utf8(service).ok().and_then(Service::parse) {
             Some(Service::UploadPack) => self.upload_pack_v2(input, output).await,
             Some(Service::ReceivePack) => {
@@ -33,15 +30,11 @@ impl Helper<'_> {
         }
     }
 
-    async fn upload_pack_v2<R, W>(
+    async fn upload_pack_v2(
         &self,
-        input: &mut R,
-        output: &mut W,
-    ) -> Result<ControlFlow<()>, HelperError>
-    where
-        R: AsyncBufRead + Unpin + Send,
-        W: AsyncWrite + Unpin + Send,
-    {
+        input: &mut impl Input,
+        output: &mut impl Output,
+    ) -> Result<ControlFlow<()>, HelperError> {
         let Some(advertisement) = self.v2_advertisement().await? else {
             return fallback(output).await;
         };
@@ -114,10 +107,7 @@ fn v2_headers() -> HeaderMap {
 
 /// Copies an answer as it arrives. One that ends inside a packet is an error: the sign that follows would be
 /// read as part of that packet, and Git would wait for the rest for ever.
-async fn copy_packets<W>(from: &mut AnswerReader, to: &mut W) -> Result<u64, HelperError>
-where
-    W: AsyncWrite + Unpin + Send,
-{
+async fn copy_packets(from: &mut AnswerReader, to: &mut impl Output) -> Result<u64, HelperError> {
     let mut watched = Watched::default();
     let mut copied = 0;
     loop {

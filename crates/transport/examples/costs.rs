@@ -149,9 +149,18 @@ fn parsers() {
         file.set_repo("c", &format!("et/p/{n}"), &nodes, now + Duration::from_secs(3600));
     }
     let text = file.to_json();
-    let begun = Instant::now();
-    assert!(CacheFile::parse(&text).nodes("c", "et/p/0", now).is_some());
-    println!("GB-12 a cache of 10,000 repositories loads in {:?}", begun.elapsed());
+    let mut took: Vec<Duration> = (0..30)
+        .map(|_| {
+            let begun = Instant::now();
+            assert!(CacheFile::parse(&text).nodes("c", "et/p/0", now).is_some());
+            begun.elapsed()
+        })
+        .collect();
+    println!(
+        "GB-12 a cache of 10,000 repositories loads in {:?}, fastest {:?} of 30",
+        percentile(&mut took, 50),
+        percentile(&mut took, 0)
+    );
 }
 
 /// GB-17: a warm advertisement.

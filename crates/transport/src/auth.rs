@@ -47,10 +47,13 @@ impl Inner {
                 cluster: self.cluster_text.clone().unwrap_or_default(),
             }));
         }
+        let target = head.uri.clone();
         hook.set_auth(head).await.map_err(|source| ProxyError::Auth {
             host: url.host_str().unwrap_or_default().to_owned(),
             source,
         })?;
+        // What was judged is what is asked (S-007): a hook adds headers and cannot turn the request elsewhere.
+        head.uri = target;
         let changed = changed(before, &head.headers);
         for name in changed.iter().chain([&AUTHORIZATION]) {
             if let http::header::Entry::Occupied(mut values) = head.headers.entry(name) {

@@ -131,6 +131,8 @@ impl Credential {
 async fn run(git: &Path, operation: &str, input: &str) -> Result<Option<Secret>, BoxError> {
     let mut process = Command::new(git)
         .args(["credential", operation])
+        .env_remove("ENTIRE_TOKEN")
+        .env_remove("ENTIRE_TOKEN_COMMAND")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

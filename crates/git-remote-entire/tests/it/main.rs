@@ -9,5 +9,8 @@ mod outcome;
 mod push;
 mod real;
 mod rows;
+mod secrets;
+mod signals;
 mod smart_http;
 mod stateless;
+mod threats;

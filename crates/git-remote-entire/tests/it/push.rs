@@ -8,12 +8,12 @@ use tempfile::TempDir;
 use crate::fake::{A40, B40, Fake, ID, Reply, adv, packets, run_with, text};
 
 /// A program that plays `git`: a shell script.
-struct Stub {
+pub(crate) struct Stub {
     directory: TempDir,
 }
 
 impl Stub {
-    fn new(script: &str) -> Self {
+    pub(crate) fn new(script: &str) -> Self {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("git");
         let log = directory.path().join("arguments");
@@ -29,8 +29,14 @@ impl Stub {
         settings
     }
 
-    fn arguments(&self) -> String {
+    pub(crate) fn arguments(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("arguments")).unwrap_or_default()
+    }
+
+    /// What the script kept in the file `input` beside it.
+    pub(crate) fn input(&self) -> String {
+        let bytes = std::fs::read(self.directory.path().join("input")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
@@ -41,7 +47,7 @@ fn request() -> String {
     format!("printf '{:04x}%s0000' '{inner}'", inner.len() + 4)
 }
 
-fn receives(count: usize) -> Fake {
+pub(crate) fn receives(count: usize) -> Fake {
     let lines = |extra: bool| {
         let mut lines = vec![format!("{A40} refs/heads/main\0report-status")];
         lines.extend(extra.then(|| format!("{B40} refs/heads/hook")));
@@ -55,7 +61,7 @@ fn report() -> Reply {
     Reply::Body(packets(&["unpack ok\n", "ok refs/heads/main\n", "0000"]))
 }
 
-async fn push(fake: &Fake, stub: &Stub, input: &[u8]) -> (Result<(), HelperError>, String) {
+pub(crate) async fn push(fake: &Fake, stub: &Stub, input: &[u8]) -> (Result<(), HelperError>, String) {
     let run = run_with(fake, stub.settings(), Cancel::new(), input);
     let (result, output) = tokio::time::timeout(std::time::Duration::from_secs(20), run).await.unwrap();
     (result, String::from_utf8(output).unwrap())

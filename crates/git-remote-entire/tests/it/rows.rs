@@ -4,17 +4,17 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use peerage_tests::{Fault, GitClient, GitServer, Reply, Step, Watchdog};
+use peerage_tests::{GitClient, GitServer, Reply, Step, Watchdog};
 
 use crate::real::{REPO, client, served, tip};
 
-fn script(path: &Path, text: &str) {
+pub(crate) fn script(path: &Path, text: &str) {
     std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// A repository of the client with one commit on `main` and the server as `origin`.
-async fn work(client: &GitClient, server: &GitServer) -> PathBuf {
+pub(crate) async fn work(client: &GitClient, server: &GitServer) -> PathBuf {
     let work = client.home().join("work");
     client.good(client.home(), &["init", "-q", "-b", "main", "work"]).await;
     client.good(&work, &["remote", "add", "origin", &server.url(REPO)]).await;
@@ -272,7 +272,7 @@ async fn g166_an_answer_that_is_refused_is_rejected_and_asked_for_once_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sv_w15_a_token_for_another_host_is_not_sent_and_nothing_is_asked() {
+async fn sv_w15_s187_a_token_for_another_host_is_not_sent_and_nothing_is_asked() {
     let (server, ..) = served(1, true, 1).await;
     let mut client = client();
     client.set("ENTIRE_TOKEN_HOST", "cluster.example");
@@ -282,48 +282,6 @@ async fn sv_w15_a_token_for_another_host_is_not_sent_and_nothing_is_asked() {
     assert!(ran.stderr.contains("cluster.example") && ran.stderr.contains(&host), "{}", ran.stderr);
     assert!(!ran.stderr.contains("tok\n"));
     assert_eq!(server.nodes.seen().count(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn g169_a_signal_ends_a_push_that_hangs_and_says_what_is_known() {
-    for (fault, unknown) in [(Fault::HangUnread, false), (Fault::Hang, true)] {
-        for signal in ["-INT", "-TERM"] {
-            let (server, _, client) = served(1, true, 0).await;
-            let work = work(&client, &server).await;
-            // Larger than what the system takes in between, so that it is not handed out before it is read.
-            if !unknown {
-                std::fs::write(work.join("blob"), crate::outcome::noise(24 << 20)).unwrap();
-                for arguments in [["reset", "-q"].as_slice(), &["add", "blob"], &["commit", "-qm", "blob"]] {
-                    client.good(&work, arguments).await;
-                }
-            }
-            let step = fault.clone();
-            server.script(move |head| if head.is_push() { Step::git_but(step.clone()) } else { Step::git() });
-            let mut command = client.command(env!("CARGO_BIN_EXE_git-remote-entire"));
-            command.args(["origin", &server.url(REPO)]).current_dir(&work).env("GIT_DIR", work.join(".git"));
-            let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
-            let mut stdin = child.stdin.take().unwrap();
-            tokio::io::AsyncWriteExt::write_all(&mut stdin, b"push refs/heads/main:refs/heads/main\n\n")
-                .await
-                .unwrap();
-            server
-                .nodes
-                .seen()
-                .eventually(Duration::from_secs(40), "the push", |seen| {
-                    seen.iter().any(|seen| seen.head.is_push())
-                })
-                .await;
-            let id = child.id().unwrap().to_string();
-            client.command("kill").args([signal, &id]).status().await.unwrap();
-            let output = tokio::time::timeout(Duration::from_secs(10), child.wait_with_output()).await;
-            let output = output.unwrap().unwrap();
-            assert_eq!(output.status.code(), Some(128), "{signal}");
-            let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert_eq!(text.contains("push outcome unknown"), unknown, "{signal} {fault:?}: {text}");
-            assert!(output.stdout.is_empty(), "{signal}");
-            drop(stdin);
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

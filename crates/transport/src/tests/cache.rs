@@ -143,7 +143,7 @@ fn t176_a_missing_directory_is_an_empty_cache() {
 }
 
 #[test]
-fn what_is_no_cache_is_an_empty_one() {
+fn s243_what_is_no_cache_is_an_empty_one() {
     let deep = "[".repeat(100_000);
     let blanks = " ".repeat(17 * 1024 * 1024);
     let bom = format!("\u{feff}{WRITTEN}");
@@ -169,7 +169,7 @@ fn what_is_no_cache_is_an_empty_one() {
 }
 
 #[test]
-fn sv_n02_times_that_are_none_are_expired() {
+fn sv_n02_s244_times_that_are_none_are_expired() {
     for time in [
         r#""9999-12-31T23:59:59Z""#,
         r#""9999-12-31T23:59:59.999999999-23:59""#,
@@ -289,7 +289,7 @@ async fn t187_the_remote_url_says_what_is_known() {
 }
 
 #[tokio::test]
-async fn sv_n08_a_link_is_neither_read_nor_written() {
+async fn sv_n08_s241_a_link_is_neither_read_nor_written() {
     let (directory, cache) = cache();
     cache.persist("c", "r", &list(&["https://n1.c"])).await;
     let elsewhere = directory.path().join("elsewhere.json");
@@ -324,7 +324,7 @@ async fn sv_n09_what_is_no_file_is_absent() {
 }
 
 #[tokio::test]
-async fn sv_n10_what_others_may_write_is_not_believed() {
+async fn sv_n10_s240_what_others_may_write_is_not_believed() {
     let (_directory, cache) = cache();
     cache.persist("c", "r", &list(&["https://n1.c"])).await;
     let file = dir_of(&cache).join("nodes.json");
@@ -342,7 +342,7 @@ async fn sv_n10_what_others_may_write_is_not_believed() {
 }
 
 #[tokio::test]
-async fn sv_n11_a_planted_temporary_file_is_not_followed() {
+async fn sv_n11_s242_a_planted_temporary_file_is_not_followed() {
     let (directory, cache) = cache();
     let victim = directory.path().join("victim");
     fs::write(&victim, "precious").unwrap();
@@ -379,7 +379,7 @@ async fn sv_n13_a_file_swapped_for_a_link_meanwhile_is_never_followed() {
 }
 
 #[tokio::test]
-async fn sv_n14_no_cache_is_no_error() {
+async fn sv_n14_s246_no_cache_is_no_error() {
     let blocked = TempDir::new().unwrap();
     let not_a_directory = blocked.path().join("file");
     fs::write(&not_a_directory, "").unwrap();

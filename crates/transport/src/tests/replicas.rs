@@ -19,7 +19,7 @@ enum Verdict {
 }
 
 #[test]
-fn replica_urls_and_clusters() {
+fn s003_s004_s005_replica_urls_and_clusters() {
     use Verdict::{Drop, In, Out};
     #[rustfmt::skip]
     let table = [

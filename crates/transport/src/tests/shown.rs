@@ -123,7 +123,7 @@ fn t091_an_unknown_outcome_is_wrapped_once() {
 }
 
 #[test]
-fn the_connect_budgets_come_from_a_variable() {
+fn s251_the_connect_budgets_come_from_a_variable() {
     // (row, value, ordinary, probe, warned)
     let table = [
         ("T-189", None, 4, 10, false),
@@ -164,7 +164,7 @@ fn the_connect_budgets_come_from_a_variable() {
 }
 
 #[test]
-fn t202_sv_n21_sv_n22_sv_n23_forward_proxies_come_from_variables() {
+fn t202_s252_sv_n21_sv_n22_sv_n23_forward_proxies_come_from_variables() {
     let settings = |variables: &[(&str, &str)]| {
         ProxySettings::from_variables(|name| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())

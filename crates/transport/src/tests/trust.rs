@@ -5,7 +5,7 @@ use url::Url;
 use crate::trust::{host_in_cluster, is_loopback_http, scheme_allowed};
 
 #[test]
-fn hosts_and_clusters() {
+fn s002_hosts_and_clusters() {
     // (row, host, cluster, in the cluster)
     let table = [
         ("T-150", "n1.eu.partial.to", "eu.partial.to", true),
@@ -110,4 +110,36 @@ fn the_scheme_rule_is_this_table() {
         let url = Url::parse(url).unwrap();
         assert_eq!(scheme_allowed(&url, loopback, seen), expected, "{url} {loopback} {seen}");
     }
+}
+
+#[test]
+fn s001_no_other_code_compares_hosts() {
+    fn visit(directory: &std::path::Path, look: &mut dyn FnMut(&str, &str)) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && name != "tests" {
+                visit(&path, look);
+            } else if name.ends_with(".rs") && name != "trust.rs" {
+                look(&name, &std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let mut seen = 0;
+    for source in ["src", "../git-remote-entire/src"] {
+        let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+        visit(&source, &mut |name, text| {
+            seen += 1;
+            for line in text.split("#[cfg(test)]").next().unwrap_or_default().lines() {
+                let of_a_host =
+                    ["host", "cluster", "domain", "authority"].iter().any(|word| line.contains(word));
+                let by_its_end = ["ends_with(", "strip_suffix(", "rsplit_once('.'", "psl::"];
+                assert!(
+                    !of_a_host || !by_its_end.iter().any(|call| line.contains(call)),
+                    "{name} judges a host by its end, which is for trust.rs: {line}"
+                );
+            }
+        });
+    }
+    assert!(seen > 40, "{seen} files");
 }

@@ -336,7 +336,7 @@ async fn gb08_a_replica_that_failed_is_left_out_of_the_next_run() {
 }
 
 #[tokio::test]
-async fn gb12_t260_sv_n12_a_held_lock_delays_no_request() {
+async fn gb12_t260_s245_sv_n12_a_held_lock_delays_no_request() {
     let node = Node::fixed(Reply::new(200, "refs").replicas(&["http://127.0.0.1:9"])).await;
     let (_directory, cache, known) = with_cache(nodes(&[&node.url]));
     cache.persist("x", "y", &["z".to_owned()]).await;
@@ -354,7 +354,7 @@ async fn gb12_t260_sv_n12_a_held_lock_delays_no_request() {
 }
 
 #[tokio::test]
-async fn sv_n01_what_the_cache_holds_is_filtered_too() {
+async fn sv_n01_s244_what_the_cache_holds_is_filtered_too() {
     let node = Node::fixed(Reply::new(200, "refs")).await;
     let (_directory, cache, mut known) = with_cache(nodes(&[]));
     let poisoned = [

@@ -161,8 +161,8 @@ fn gb17_a_warm_request_allocates_little_more_than_a_bare_one() {
         total / rounds
     });
     println!("allocations of a warm info_refs: {ours}, of a bare request {bare}");
-    // The row's goal is 10 more, which is not reached yet: this keeps it from getting worse.
-    assert!(ours <= bare + 50, "{ours} against {bare}");
+    // The row's goal is 10 more, which is not reached: this keeps it from getting worse.
+    assert!(ours <= bare + 25, "{ours} against {bare}");
 }
 
 /// What polling this future allocates, on this thread.
@@ -180,6 +180,17 @@ async fn counted(future: impl Future<Output = ()>) -> u64 {
 
 #[test]
 fn sv_n15_a_writer_that_is_killed_leaves_a_cache_that_can_be_read() {
+    killed_writers("cost::sv_n15_a_writer_that_is_killed_leaves_a_cache_that_can_be_read", 60);
+}
+
+#[test]
+#[ignore = "1,000 processes, as the row has it: for a release build"]
+fn sv_n15_1000_writers_that_are_killed_leave_a_cache_that_can_be_read() {
+    killed_writers("cost::sv_n15_1000_writers_that_are_killed_leave_a_cache_that_can_be_read", 1000);
+}
+
+/// Runs the test of this name in other processes, which write until they are killed.
+fn killed_writers(test: &str, rounds: u32) {
     const PLACE: &str = "PEERAGE_TEST_CACHE";
     if let Some(place) = std::env::var_os(PLACE) {
         let cache = NodeCache::new(place);
@@ -195,11 +206,9 @@ fn sv_n15_a_writer_that_is_killed_leaves_a_cache_that_can_be_read() {
     let cache = NodeCache::new(&place);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(cache.persist("c", "kept", &["https://n1.c".to_owned()]));
-    // The row says 1,000; each is a process to start.
-    let rounds = if cfg!(debug_assertions) { 60 } else { 1000 };
     for round in 0..rounds {
         let mut writer = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "cost::sv_n15_a_writer_that_is_killed_leaves_a_cache_that_can_be_read"])
+            .args(["--exact", test, "--include-ignored"])
             .env(PLACE, &place)
             .stdout(std::process::Stdio::null())
             .spawn()
@@ -210,7 +219,7 @@ fn sv_n15_a_writer_that_is_killed_leaves_a_cache_that_can_be_read() {
         while changed() == before {
             std::thread::yield_now();
         }
-        for _ in 0..round * 20 {
+        for _ in 0..(round % 60) * 20 {
             std::thread::yield_now();
         }
         writer.kill().unwrap();

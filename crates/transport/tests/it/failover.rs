@@ -242,7 +242,7 @@ async fn t240_a_credential_that_cannot_be_had_is_the_callers_error() {
 }
 
 #[tokio::test]
-async fn t073_t075_a_broken_answer_is_never_a_short_success() {
+async fn t073_t075_s190_a_broken_answer_is_never_a_short_success() {
     let short = Reply::new(200, "7 bytes").header("Content-Length", "1000").end(End::ClosedAfter(7));
     let reset = Reply::new(200, "000eunpack o").header("Content-Length", "14").end(End::ResetAfter(12));
     for (service, reply) in [(Service::UploadPack, short), (Service::ReceivePack, reset)] {
@@ -304,13 +304,25 @@ async fn gb03_t253_a_silent_replica_costs_its_head_timeout() {
 
 #[tokio::test]
 async fn gb02_t252_black_holes_cost_a_quarter_of_a_second_each() {
+    // What must not happen is a connect budget of 4 s.
+    black_holes(12, Duration::from_secs(2)).await;
+}
+
+#[tokio::test]
+#[ignore = "100 runs against the clock, as the row has it: for a release build on a quiet machine"]
+async fn gb02_t252_99_of_100_runs_pass_two_black_holes_in_800_ms() {
+    black_holes(100, Duration::from_millis(800)).await;
+}
+
+/// `info_refs` past two replicas that drop packets; of a hundred runs one may take longer than `limit`.
+async fn black_holes(rounds: usize, limit: Duration) {
     let holes = [BlackHole::new(), BlackHole::new()];
     let good = Node::fixed(Reply::new(200, "refs")).await;
     let urls: Vec<String> =
         holes.iter().map(|hole| format!("http://{}", hole.addr())).chain([good.url.clone()]).collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     let mut took = Vec::new();
-    for _ in 0..12 {
+    for _ in 0..rounds {
         let (settings, recorder) = recorded(config(nodes(&urls)));
         let proxy = Proxy::new(settings).unwrap();
         let begun = tokio::time::Instant::now();
@@ -318,9 +330,9 @@ async fn gb02_t252_black_holes_cost_a_quarter_of_a_second_each() {
         took.push(begun.elapsed());
         assert_eq!(recorder.count(), 0, "being slower is no failure");
     }
-    assert_eq!(good.count(), 12, "exactly one request a run");
-    // 800 ms in 100 runs of the benchmark; what must not happen is a connect budget of 4 s.
-    assert!(took.iter().all(|took| *took < Duration::from_secs(2)), "{took:?}");
+    assert_eq!(good.count(), rounds, "exactly one request a run");
+    let slow = took.iter().filter(|took| **took > limit).count();
+    assert!(slow <= rounds / 100, "{took:?}");
 }
 
 #[tokio::test]

@@ -16,5 +16,6 @@ mod plain;
 mod push;
 mod real;
 mod streams;
+mod threats;
 mod trusted;
 mod world;

@@ -245,7 +245,7 @@ fn judge(history: &[Event], push: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_push_is_applied_twice_or_reported_wrongly() {
+async fn s189_no_push_is_applied_twice_or_reported_wrongly() {
     let seed: u64 = option_env!("PEERAGE_SEED").map_or(0x5eed, |seed| seed.parse().unwrap());
     println!("PEERAGE_SEED={seed}");
     let servers = Arc::new(Servers {

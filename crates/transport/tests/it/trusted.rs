@@ -38,7 +38,7 @@ fn seesaw(status: u16) -> impl Fn(&Seen) -> Act {
 }
 
 #[tokio::test(start_paused = true)]
-async fn https_is_never_left_once_it_was_reached() {
+async fn s023_https_is_never_left_once_it_was_reached() {
     // (row, entry, status)
     let table = [
         ("T-098", "https://service.example", 301),
@@ -228,7 +228,7 @@ async fn t062_nothing_is_signed_for_a_host_outside() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t064_t065_sv_x04_only_the_clusters_replicas_are_taken_and_remembered() {
+async fn t064_t065_s027_sv_x04_only_the_clusters_replicas_are_taken_and_remembered() {
     let directory = tempfile::TempDir::new().unwrap();
     let cache = NodeCache::new(directory.path().join("entire"));
     let ask = async |header: &'static str, node: &str| {
@@ -298,7 +298,7 @@ async fn walk(steps: Vec<(u16, &'static str)>) -> (Vec<Seen>, Result<String, Pro
 }
 
 #[tokio::test(start_paused = true)]
-async fn gb15_redirects_carry_strip_stay_or_are_refused() {
+async fn gb15_s021_s022_redirects_carry_strip_stay_or_are_refused() {
     use Last::{Carry, Refuse, Stay, Strip};
     type Row = (&'static str, Vec<(u16, &'static str)>, Last);
     #[rustfmt::skip]
@@ -406,7 +406,7 @@ async fn sv_r12_sv_r13_sv_r14_a_development_entry_may_stay_plain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sv_r16_sv_r17_sv_r18_a_chain_has_ten_requests() {
+async fn sv_r16_sv_r17_sv_r18_s025_a_chain_has_ten_requests() {
     let chain = |hops: usize| {
         let at = Arc::new(AtomicUsize::new(0));
         World::new(move |_| {
@@ -457,7 +457,7 @@ async fn sv_r19_sv_r20_sv_r21_sv_r28_sv_r31_sv_r32_odd_redirects() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t243_sv_r33_sv_r34_sv_r35_a_post_follows_with_its_body_or_not_at_all() {
+async fn t243_s024_sv_r33_sv_r34_sv_r35_a_post_follows_with_its_body_or_not_at_all() {
     let node = "https://n1.cluster.example";
     let ask = async |status: u16, to: &'static str| {
         let world = World::new(move |seen| {
