@@ -130,7 +130,7 @@ impl Part {
 #[derive(Debug)]
 pub(crate) struct Taken {
     len: u64,
-    /// Bytes handed out; [`STOPPED`] is set when nothing more may be.
+    /// Bytes handed out; [`STOPPED`] is set when nothing more may be, [`ABANDONED`] when nobody waits either.
     handed: AtomicU64,
     /// One of the `GATE_` values: whether the server asked for the body yet.
     gate: AtomicU8,
@@ -138,6 +138,8 @@ pub(crate) struct Taken {
 }
 
 const STOPPED: u64 = 1 << 63;
+const ABANDONED: u64 = 1 << 62;
+const COUNT: u64 = !(STOPPED | ABANDONED);
 const GATE_CLOSED: u8 = 0;
 const GATE_OPEN: u8 = 1;
 
@@ -146,12 +148,19 @@ impl Taken {
     pub(crate) fn stop(&self) -> bool {
         let before = self.handed.fetch_or(STOPPED, Ordering::AcqRel);
         self.waker.wake();
-        (before & !STOPPED) >= self.len
+        (before & COUNT) >= self.len
+    }
+
+    /// The request is over as well: whoever still holds its connection is to close it.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn abandon(&self) {
+        self.handed.fetch_or(STOPPED | ABANDONED, Ordering::AcqRel);
+        self.waker.wake();
     }
 
     /// Bytes handed out so far.
     pub(crate) fn handed(&self) -> u64 {
-        self.handed.load(Ordering::Acquire) & !STOPPED
+        self.handed.load(Ordering::Acquire) & COUNT
     }
 
     /// Whether all of it was handed out.
@@ -283,7 +292,11 @@ impl Body for Upload {
             return Poll::Pending;
         }
         this.patience = None;
-        if this.taken.handed.load(Ordering::Acquire) & STOPPED != 0 && !this.taken.is_complete() {
+        let handed = this.taken.handed.load(Ordering::Acquire);
+        if handed & STOPPED != 0 && !this.taken.is_complete() {
+            if handed & ABANDONED != 0 {
+                return Poll::Ready(Some(Err("the request is over".into())));
+            }
             // The answer is there: the rest is not sent, and whoever holds the connection closes it.
             return Poll::Pending;
         }

@@ -36,6 +36,12 @@
 //! header), `push` (pure: what an attempt proves), [`cache`] (the set on disk), `text` and
 //! [`debug`] (what may be shown). Start reading at [`Proxy`].
 //!
+//! # Features
+//! None is on by default. `reqwest`: `wire::ReqwestConnect` sends through a `reqwest` client made of your
+//! own builder, for SOCKS proxies, a resolver or a TLS setup that this crate's connections do not have. They
+//! are the better choice everywhere else: a push counts the bytes that its server can have had, asks before
+//! it sends and hears an early refusal, and connects race, none of which `reqwest` lets its callers do.
+//!
 //! # Differences from the reference
 //! Many tasks may use one proxy; cancelling is never counted against a replica; connects race, so that
 //! one that drops packets costs 250 ms; an answer that comes before a push was read is not lost. Each is

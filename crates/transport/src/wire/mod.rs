@@ -2,8 +2,12 @@
 //!
 //! Everything above (order of replicas, credentials, redirects, the outcome of a push) runs over these
 //! two traits, so that it also runs in simulation, with scripted replicas and paused time. The real side
-//! is `net`: TCP, TLS, HTTP/1.1 and a pool.
+//! is `net`: TCP, TLS, HTTP/1.1 and a pool, because a push has to know which bytes its server can have had,
+//! to ask before it sends, and to go out once while several connects race. With the feature `reqwest`,
+//! `ReqwestConnect` sends through a client of that crate, and says there what is lost by it.
 
+#[cfg(feature = "reqwest")]
+mod by_reqwest;
 mod grace;
 mod http1;
 mod net;
@@ -21,6 +25,8 @@ use url::Url;
 
 pub use crate::body::Upload;
 use crate::error::BoxError;
+#[cfg(feature = "reqwest")]
+pub use by_reqwest::ReqwestConnect;
 pub use net::AddressFamily;
 pub(crate) use net::{Family, Net, NetSettings};
 pub use proxies::ProxySettings;

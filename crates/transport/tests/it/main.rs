@@ -18,4 +18,5 @@ mod real;
 mod streams;
 mod threats;
 mod trusted;
+mod wires;
 mod world;
