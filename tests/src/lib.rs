@@ -6,6 +6,7 @@
 //! # Map
 //! - who answers: [`ScriptedServer`] (bytes in, bytes out), [`FaultProxy`] (a real server, with faults in
 //!   between), [`FakeReplicas`] (nodes of smart HTTP), [`GitServer`] (the same with real Git behind), [`BlackHole`] and [`Refuser`] (nobody at all)
+//! - what programs say: [`script`] (one that plays another)
 //! - what is shown: [`TestCa`], [`TestIdentity`]
 //! - what happened: [`Facts`] (recorded, with a wait that needs no sleep), [`LogCapture`]
 //! - what must not happen: [`Canary`] (secrets in texts), [`Leaks`], [`Watchdog`] (hangs), [`alloc`]
@@ -23,6 +24,7 @@ mod logs;
 pub mod netns;
 mod nobody;
 mod plan;
+mod program;
 mod proxy;
 mod script;
 mod skipped;
@@ -37,6 +39,7 @@ pub use leaks::Leaks;
 pub use logs::LogCapture;
 pub use nobody::{BlackHole, Refuser};
 pub use plan::{Cut, Direction, Pace, Plan, Pump, cut_points};
+pub use program::script;
 pub use proxy::{FaultProxy, ProxyEvent};
 pub use script::{ScriptedServer, ServerConn, ServerEvent};
 pub use skipped::skipped;

@@ -4,14 +4,13 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use peerage_tests::{GitServer, Reply, Step};
+use peerage_tests::{GitServer, Reply, Step, script};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::time::Instant;
 
 use crate::fake::{adv, packets};
 use crate::outcome::noise;
 use crate::real::{REPO, client, served, tip};
-use crate::rows::script;
 
 /// Runs the helper under `/usr/bin/env time`-like watch: its output, its peak of resident memory in KiB and how
 /// long it took.

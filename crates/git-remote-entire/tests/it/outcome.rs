@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use peerage_tests::{Answer, Fault, GitClient, GitServer, Ran, Reply, Step};
+use peerage_tests::{Answer, Fault, GitClient, GitServer, Ran, Reply, Step, script};
 
 use crate::real::{REPO, client, served, tip};
 
@@ -130,8 +130,7 @@ async fn g140_g141_a_ref_that_a_hook_refuses_is_refused_alone() {
     for version in BOTH {
         let scene = scene(2, version).await;
         let hook = scene.bare.join("hooks/update");
-        std::fs::write(&hook, "#!/bin/sh\n[ \"$1\" != refs/heads/blocked ]\n").unwrap();
-        std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        script(&hook, "[ \"$1\" != refs/heads/blocked ]");
         scene.client.commits(&scene.work, "blocked", "blocked", 1).await;
         let ran = scene.push(&["main", "blocked"]).await;
         assert!(!ran.success);

@@ -1,7 +1,5 @@
 //! `push`: with a stub that plays `git send-pack`.
 
-use std::os::unix::fs::PermissionsExt as _;
-
 use git_remote_entire::{Cancel, HelperError, ProtocolVersion::V2, Settings};
 use tempfile::TempDir;
 
@@ -17,9 +15,7 @@ impl Stub {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("git");
         let log = directory.path().join("arguments");
-        let script = format!("#!/bin/sh\necho \"$@\" >> '{}'\n{script}\n", log.display());
-        std::fs::write(&path, script).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        peerage_tests::script(&path, &format!("echo \"$@\" >> '{}'\n{script}", log.display()));
         Self { directory }
     }
 

@@ -1,17 +1,11 @@
 //! Rows that need real Git and are about neither outcome nor matrix.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use peerage_tests::{GitClient, GitServer, Reply, Step, Watchdog};
+use peerage_tests::{Canary, GitClient, GitServer, Reply, Step, Watchdog, script};
 
 use crate::real::{REPO, client, served, tip};
-
-pub(crate) fn script(path: &Path, text: &str) {
-    std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-}
 
 /// A repository of the client with one commit on `main` and the server as `origin`.
 pub(crate) async fn work(client: &GitClient, server: &GitServer) -> PathBuf {
@@ -324,4 +318,23 @@ async fn g147_g148_path_and_userinfo_on_the_wire() {
         assert!(seen.head.target.starts_with("/et/o/a%3Fb%20c/info/refs?"), "{}", seen.head.target);
         assert!(!format!("{:?}", seen.head).contains("pw"), "{:?}", seen.head);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s250_the_version_shows_the_environment_as_it_was_read() {
+    let (mut client, token) = (client(), Canary::new());
+    client.set("ENTIRE_TOKEN", token.secret()).set("ENTIRE_CONNECT_TIMEOUT_SECONDS", "7");
+    let mut command = client.command(env!("CARGO_BIN_EXE_git-remote-entire"));
+    let output = command.args(["--version", "--verbose"]).output().await.unwrap();
+    assert!(output.status.success() && output.stderr.is_empty());
+    let text = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "  ENTIRE_TOKEN: (set, not shown)",
+        "  ENTIRE_CONNECT_TIMEOUT_SECONDS: 7",
+        "  ENTIRE_LOOPBACK_HTTP: true",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line}: {text}");
+    }
+    assert!(text.starts_with("git-remote-entire "), "{text}");
+    token.assert_absent("--version --verbose", &text);
 }

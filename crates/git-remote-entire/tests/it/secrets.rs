@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use peerage_tests::{Answer, Canary, Fault, GitClient, GitServer, Reply, Step};
+use peerage_tests::{Answer, Canary, Fault, GitClient, GitServer, Reply, Step, script};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::real::{REPO, served};
-use crate::rows::{script, work};
+use crate::rows::work;
 
 /// What a run leaves behind, apart from what it is for.
 struct Traces {

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use peerage_tests::{Answer, Fault, GitClient, GitServer, Ran, Reply, RequestHead, Step};
+use peerage_tests::{Answer, Fault, GitClient, GitServer, Ran, Reply, RequestHead, Step, script};
 
 use crate::real::{REPO, client, served, tip};
 
@@ -77,9 +77,7 @@ impl Stage {
     }
 
     async fn hook(&self, name: &str, text: &str) {
-        let path = self.bare.join("hooks").join(name);
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        script(&self.bare.join("hooks").join(name), text);
     }
 }
 
@@ -608,11 +606,10 @@ async fn with_store(version: &str) -> (Stage, PathBuf) {
     stage.client.good(stage.client.home(), &["config", "--global", "credential.helper", "store"]).await;
     let (askpass, asked) = (stage.client.home().join("askpass"), stage.client.home().join("asked"));
     let text = format!(
-        "#!/bin/sh\necho \"$1\" >> '{}'\ncase \"$1\" in Username*) echo user@host;; *) echo pass@host;; esac\n",
+        "echo \"$1\" >> '{}'\ncase \"$1\" in Username*) echo user@host;; *) echo pass@host;; esac",
         asked.display()
     );
-    std::fs::write(&askpass, text).unwrap();
-    std::fs::set_permissions(&askpass, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    script(&askpass, &text);
     let askpass = askpass.to_string_lossy().into_owned();
     stage.client.set("GIT_ASKPASS", &askpass);
     (stage, asked)
