@@ -5,8 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// What the figures depend on.
-const SOURCES: &[&str] =
-    &["Cargo.toml", "build.rs", "src", "../Cargo.toml", "../Cargo.lock", "../crates/zaphttp"];
+const SOURCES: &[&str] = &["Cargo.toml", "build.rs", "src", "../Cargo.toml", "../Cargo.lock", "../crates"];
 
 fn main() {
     // What moves when something else is checked out, or committed: the branch, and the file that it may be

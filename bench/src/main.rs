@@ -20,12 +20,14 @@
 //!
 //! `soak` calls three peers, each a process, that have one fault after the other; see `soak/mod.rs`.
 //!
-//! `control` prints what a registration at a gateway costs, and how soon it is back and gone.
+//! `control` prints what a registration at a gateway costs, and how soon it is back and gone; `git` what the Git
+//! helper and the transport below it cost, beside stock Git on the same server.
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
 mod codec;
 mod control;
 mod figures;
+mod git;
 mod large;
 mod load;
 mod machine;
@@ -47,6 +49,8 @@ const USAGE: &str = "usage: peerage-bench zaphttp [--seconds N] [--rounds N] [--
   --only      of: pair server client raw hyper1 h2 codec body
        peerage-bench control [NAME …]
   NAME        of: restart suspect shutdown idle; at length, if asked for: cb01 cb02 cb03 cb07 cb11
+       peerage-bench git [--quick]
+  --quick     smaller and fewer than the targets ask for
        peerage-bench soak [--minutes N] [--rate N] [--per-try MS|none]
                           [--policy peak_ewma|least_loaded|round_robin|default]
   --minutes   2 by default; longer soaks have more faults
@@ -106,6 +110,7 @@ fn main() -> Result<(), BoxError> {
     match args.split_first() {
         Some((command, rest)) if command == "zaphttp" => zaphttp(&Plan::parse(rest)?),
         Some((command, names)) if command == "control" => control::run(names),
+        Some((command, rest)) if command == "git" => git::run(rest),
         // The other process of `control`, started by the bench itself.
         Some((command, _)) if command == "control-gateway" => control::gateway(),
         Some((command, rest)) if command == "soak" => soak::run(rest),

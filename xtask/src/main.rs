@@ -31,6 +31,8 @@ usage: cargo xtask TASK
   netns            the long tests that need network namespaces (minutes)
   interop          our programs beside OpenSSL, Go, python-zeroconf, avahi, curl (4 min)
   bench control    what a registration costs, and how soon it is back (1 min, release build)
+  bench git [--quick]
+                   the Git helper beside stock Git, and the transport alone (5 min, release build)
   bench zaphttp    client and server beside hyper and a raw epoll loop (release build)
   soak [--minutes N]
                    calls at a fixed rate while peers are killed, stopped, black-holed, reset;
