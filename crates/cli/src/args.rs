@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use peerage::clienthttp::Policy;
 
 /// Services find each other and call each other, without a sidecar or a control plane.
 #[derive(Debug, Parser)]
@@ -143,7 +144,7 @@ pub(crate) struct Proxy {
     pub(crate) drain: Duration,
 }
 
-/// How long a call may take.
+/// How long a call may take, and which peer gets it.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct CallLimits {
     /// Deadline of a call, with every attempt.
@@ -153,6 +154,30 @@ pub(crate) struct CallLimits {
     /// to another.
     #[arg(long, value_name = "TIME", value_parser = duration, env = "PEERAGE_TRY_TIMEOUT")]
     pub(crate) try_timeout: Option<Duration>,
+    /// How a peer is chosen among those that are well.
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Balance::PeakEwma, env = "PEERAGE_BALANCE")]
+    pub(crate) balance: Balance,
+}
+
+/// How a peer is chosen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Balance {
+    /// Of two drawn at random the one expected to answer sooner: by its latency, its running calls, its failures.
+    PeakEwma,
+    /// Of two drawn at random the one with fewer running calls: where the time of a call says nothing.
+    LeastLoaded,
+    /// Each in turn.
+    RoundRobin,
+}
+
+impl Balance {
+    pub(crate) const fn policy(self) -> Policy {
+        match self {
+            Self::PeakEwma => Policy::PeakEwma,
+            Self::LeastLoaded => Policy::LeastLoaded,
+            Self::RoundRobin => Policy::RoundRobin,
+        }
+    }
 }
 
 /// Call a service by name: the body of the answer goes to stdout as it comes.
@@ -161,6 +186,7 @@ pub(crate) struct CallLimits {
     peerage call billing /v1/invoices/7\n  \
     peerage call billing /v1/invoices -X POST -H content-type:application/json -d '{\"amount\":3}' -i\n  \
     peerage call billing /healthz -n 10000 -c 32\n  \
+    peerage call billing /v1/invoices/7 --explain\n  \
     peerage --from static:10.0.0.7:9999 call billing / --json")]
 pub(crate) struct Call {
     /// Name of the service.
@@ -182,6 +208,10 @@ pub(crate) struct Call {
     /// End with 1 when the status is 400 or above.
     #[arg(long)]
     pub(crate) fail: bool,
+    /// Tell on stderr why each attempt went where it went: the peers that were compared and what they cost, and
+    /// what kept the others out. With -n the same of the next call, after the summary.
+    #[arg(long)]
+    pub(crate) explain: bool,
     /// Send this many calls and print a summary instead of the bodies.
     #[arg(short = 'n', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
@@ -201,7 +231,8 @@ pub(crate) struct Call {
 /// Show who is there: the instances of a service, or every service type seen.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  peerage peers\n  peerage peers billing\n  peerage peers billing --watch --json"
+    after_help = "Examples:\n  peerage peers\n  peerage peers billing\n  peerage peers billing --watch --json\n  \
+    peerage peers billing --watch --probe /healthz"
 )]
 pub(crate) struct Peers {
     /// Name of the service; without it, every service type seen on the network.
@@ -209,6 +240,13 @@ pub(crate) struct Peers {
     /// Follow changes until Ctrl-C.
     #[arg(long)]
     pub(crate) watch: bool,
+    /// With --watch: ask this path of every peer each time, and show what a client learns from that: state,
+    /// latency, calls in flight, success ratio, how long a peer is out. Without it nobody is called.
+    #[arg(long, value_name = "PATH", requires = "watch")]
+    pub(crate) probe: Option<String>,
+    /// How often with --probe.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub(crate) every: Duration,
     /// How long to listen before the table is printed.
     #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = duration)]
     pub(crate) wait: Duration,
@@ -370,6 +408,27 @@ mod tests {
         assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
         for bad in ["", "3", "s", "-1s", "1.5s", "0s", "25h", "99999999999999999999s", "3 s"] {
             assert!(duration(bad).is_err(), "{bad:?} is no time");
+        }
+    }
+
+    /// The README's are run (tests/it/readme.rs); these are at least no mistakes.
+    #[test]
+    fn the_commands_of_the_pages_are_understood() {
+        let page = include_str!("../../../docs/balancing.md");
+        let commands: Vec<&str> = page
+            .split("```sh\n")
+            .skip(1)
+            .filter_map(|rest| rest.split("```").next())
+            .flat_map(str::lines)
+            .collect();
+        assert!(commands.len() >= 3, "{commands:?}");
+        for command in commands {
+            let parsed = Cli::try_parse_from(command.split_whitespace());
+            assert!(
+                parsed.is_ok(),
+                "{command}: {}",
+                parsed.err().map(|error| error.to_string()).unwrap_or_default()
+            );
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod args;
 mod cmd;
+mod explain;
 mod load;
 mod output;
 mod setup;

@@ -40,6 +40,12 @@ impl Output {
         writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Failure::stdout)
     }
 
+    /// Text as it is, such as what moves the cursor.
+    pub(crate) fn raw(self, text: impl Display) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        write!(out, "{text}").and_then(|()| out.flush()).map_err(Failure::stdout)
+    }
+
     /// The line that tells a script where a listener can be reached.
     pub(crate) fn ready(self, address: &dyn Display, more: &[(&str, Value)]) -> Result<(), Failure> {
         if !self.json {

@@ -38,7 +38,9 @@ pub(crate) fn mesh(
     limits: CallLimits,
     plaintext_credentials: bool,
 ) -> Result<Mesh, Failure> {
-    let mut builder = builder(global)?.request_timeout(limits.timeout);
+    let policy = limits.balance.policy();
+    let mut builder =
+        builder(global)?.request_timeout(limits.timeout).clients(move |client| client.balance(policy));
     if let Some(limit) = limits.try_timeout {
         builder = builder.per_try_timeout(limit);
     }
@@ -53,7 +55,8 @@ pub(crate) fn serving_mesh(global: &Global, node_id: &str) -> Result<Mesh, Failu
     builder(global)?.node_id(node_id).build().map_err(mesh_failure)
 }
 
-fn builder(global: &Global) -> Result<MeshBuilder, Failure> {
+/// The mesh of a subcommand, to be configured: where peers come from, and who we are.
+pub(crate) fn builder(global: &Global) -> Result<MeshBuilder, Failure> {
     let builder = Mesh::builder().source(&global.from);
     Ok(match identity(global)? {
         Some(identity) => builder.identity(identity),

@@ -55,3 +55,8 @@ pub use peerage_zaphttp as zaphttp;
 pub use self::error::MeshError;
 pub use self::mesh::{Mesh, MeshBuilder};
 pub use self::served::{Announcement, Served};
+
+/// The code of the page compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/balancing.md")]
+struct BalancingPage;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::{Request, Response};
-use peerage_clienthttp::{Client, LocalTrust};
+use peerage_clienthttp::{Client, ClientBuilder, LocalTrust};
 #[cfg(feature = "controlclient")]
 use peerage_controlclient::{Gateway, Registration, RegistrationBuilder};
 use peerage_discovery::mdns::{Interfaces, MdnsDiscovery};
@@ -262,6 +262,7 @@ fn make_room(callees: &mut BTreeMap<String, Callee>) -> Result<(), MeshError> {
 /// | gateways | none: nothing is registered |
 /// | request timeout | 30 s |
 /// | per-try timeout | none |
+/// | all else of its clients | as [`ClientBuilder`] has it |
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct MeshBuilder {
@@ -275,6 +276,17 @@ pub struct MeshBuilder {
     request_timeout: Duration,
     per_try_timeout: Option<Duration>,
     plaintext_credentials: bool,
+    clients: Option<ClientSettings>,
+}
+
+/// What the caller sets on each client.
+#[derive(Clone)]
+struct ClientSettings(Arc<dyn Fn(ClientBuilder) -> ClientBuilder + Send + Sync>);
+
+impl fmt::Debug for ClientSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientSettings")
+    }
 }
 
 impl Default for MeshBuilder {
@@ -290,6 +302,7 @@ impl Default for MeshBuilder {
             request_timeout: Duration::from_secs(30),
             per_try_timeout: None,
             plaintext_credentials: false,
+            clients: None,
         }
     }
 }
@@ -357,6 +370,17 @@ impl MeshBuilder {
         self
     }
 
+    /// Settings of the clients that have no method here, applied to each of them last:
+    /// `.clients(|client| client.balance(Policy::PeakEwma))`. One that cannot be honoured is an error of
+    /// [`Mesh::client`].
+    pub fn clients(
+        mut self,
+        settings: impl Fn(ClientBuilder) -> ClientBuilder + Send + Sync + 'static,
+    ) -> Self {
+        self.clients = Some(ClientSettings(Arc::new(settings)));
+        self
+    }
+
     /// Checks the settings and makes the mesh. No I/O: discovery begins with the first client.
     ///
     /// # Errors
@@ -394,6 +418,9 @@ impl MeshBuilder {
         }
         if self.plaintext_credentials {
             client = client.allow_plaintext_credentials();
+        }
+        if let Some(ClientSettings(settings)) = &self.clients {
+            client = settings(client);
         }
         let client = client.build_lazy()?;
         Ok(Callee { client, source })

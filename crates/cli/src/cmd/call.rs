@@ -11,15 +11,15 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Response};
 use http_body_util::BodyExt;
 use peerage::Mesh;
-use peerage::clienthttp::{Body, Client, PeerInfo};
+use peerage::clienthttp::{Attempts, Body, CallOptions, Client, PeerInfo};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::args::{Call, Global};
-use crate::load;
 use crate::output::{Failure, Output};
 use crate::setup;
 use crate::stop::Stop;
+use crate::{explain, load};
 
 /// What is sent, once or many times.
 struct Template {
@@ -27,6 +27,7 @@ struct Template {
     target: PathAndQuery,
     headers: HeaderMap,
     body: Bytes,
+    explain: bool,
 }
 
 impl Template {
@@ -62,7 +63,7 @@ impl Template {
                 None => Bytes::copy_from_slice(data.as_bytes()),
             },
         };
-        Ok(Self { method, target, headers, body })
+        Ok(Self { method, target, headers, body, explain: args.explain && args.count.is_none() })
     }
 
     async fn send(&self, client: &Client) -> Result<Response<Body>, Failure> {
@@ -70,7 +71,22 @@ impl Template {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.target.clone().into();
         *request.headers_mut() = self.headers.clone();
-        client.send(request).await.map_err(|error| setup::client_failure(&error))
+        if self.explain {
+            request.extensions_mut().insert(CallOptions::new().explain());
+        }
+        client.send(request).await.map_err(|error| {
+            if self.explain {
+                say(&explain::lines_of_error(&error));
+            }
+            setup::client_failure(&error)
+        })
+    }
+}
+
+/// Explanations are no results.
+fn say(lines: &[String]) {
+    for line in lines {
+        eprintln!("peerage: {line}");
     }
 }
 
@@ -115,11 +131,14 @@ async fn interrupted(stop: &mut Stop, load: bool) {
 async fn one(output: Output, args: &Call, template: &Template, client: &Client) -> Result<(), Failure> {
     let answer = template.send(client).await?;
     let (head, mut body) = answer.into_parts();
+    if let Some(attempts) = head.extensions.get::<Attempts>().filter(|_| template.explain && !output.json) {
+        say(&explain::lines(attempts));
+    }
     let failed = || Failure::failed(format!("{} {}: {}", template.method, template.target, head.status));
     if output.json {
         let body =
             body.collect().await.map_err(|error| Failure::chain("the answer broke off", &error))?.to_bytes();
-        output.event(&as_json(&head, &body))?;
+        output.event(&as_json(&head, &body, template.explain))?;
     } else {
         let mut out = io::stdout();
         if args.include {
@@ -144,7 +163,7 @@ async fn one(output: Output, args: &Call, template: &Template, client: &Client) 
     if args.fail && head.status.as_u16() >= 400 { Err(failed()) } else { Ok(()) }
 }
 
-fn as_json(head: &http::response::Parts, body: &[u8]) -> Value {
+fn as_json(head: &http::response::Parts, body: &[u8], explain: bool) -> Value {
     let headers: Vec<Value> = head
         .headers
         .iter()
@@ -160,6 +179,9 @@ fn as_json(head: &http::response::Parts, body: &[u8]) -> Value {
         if let Some(peer) = head.extensions.get::<PeerInfo>() {
             object.insert("peer".into(), peer.node_id().into());
         }
+        if let Some(attempts) = head.extensions.get::<Attempts>().filter(|_| explain) {
+            object.insert("attempts".into(), explain::as_json(attempts));
+        }
     }
     event
 }
@@ -173,6 +195,7 @@ async fn many(
     stop: &Stop,
 ) -> Result<(), Failure> {
     let template = Arc::new(template);
+    let explained = client.clone();
     let summary = load::run(count, args.concurrency, stop, move || {
         let (template, client) = (template.clone(), client.clone());
         async move {
@@ -182,6 +205,9 @@ async fn many(
     })
     .await;
     summary.print(output)?;
+    if args.explain {
+        explain_next(output, &explained)?;
+    }
     if stop.is_asked() {
         return Err(Failure::Interrupted);
     }
@@ -190,4 +216,15 @@ async fn many(
         0 => Ok(()),
         failed => Err(Failure::failed(format!("{failed} of {count} calls failed"))),
     }
+}
+
+/// What the client knows after many calls, and where the next one would go.
+fn explain_next(output: Output, client: &Client) -> Result<(), Failure> {
+    let next = client.explain_pick();
+    if output.json {
+        return output.event(&json!({ "event": "explain", "pick": explain::pick(&next) }));
+    }
+    say(&explain::peers(&client.view()).lines().map(str::to_owned).collect::<Vec<_>>());
+    say(&next.to_string().lines().map(str::to_owned).collect::<Vec<_>>());
+    Ok(())
 }

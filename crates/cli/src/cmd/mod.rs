@@ -8,3 +8,4 @@ pub(crate) mod gateway;
 pub(crate) mod peers;
 pub(crate) mod proxy;
 pub(crate) mod register;
+mod watch;

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use peerage::discovery::mdns::{self, Interfaces};
-use peerage::discovery::{Change, Discovery, DiscoveryError, Peer, PeerState, Snapshot, escape};
+use peerage::discovery::{Discovery, DiscoveryError, Peer, PeerState, Snapshot, escape};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::watch;
 use crate::args::{Global, Peers};
 use crate::output::{Failure, Output, table};
 use crate::setup;
@@ -18,13 +19,17 @@ pub(crate) async fn run(global: &Global, output: Output, args: Peers) -> Result<
     let Some(name) = &args.name else {
         return types(output, &args, &mut stop).await;
     };
+    if args.watch {
+        return tokio::select! {
+            outcome = watch::run(global, output, &args, name) => outcome,
+            () = stop.asked() => Ok(()),
+        };
+    }
     let source = setup::source(global, name)?;
     source.start().map_err(|error| Failure::chain("cannot look for peers", &error))?;
     let outcome = tokio::select! {
-        outcome = async {
-            if args.watch { watch(output, &*source).await } else { once(output, &*source, args.wait).await }
-        } => outcome,
-        () = stop.asked() => if args.watch { Ok(()) } else { Err(Failure::Interrupted) },
+        outcome = once(output, &*source, args.wait) => outcome,
+        () = stop.asked() => Err(Failure::Interrupted),
     };
     source.stop().await;
     outcome
@@ -66,54 +71,6 @@ fn print(output: Output, snapshot: &Snapshot) -> Result<(), Failure> {
     output.line(rows)
 }
 
-/// Prints each change until the source ends.
-async fn watch(output: Output, source: &dyn Discovery) -> Result<(), Failure> {
-    let mut changes = source.subscribe();
-    let say = |what: &str, peer: &Peer, more: &str| {
-        if output.json {
-            let mut event = as_json(peer);
-            if let Some(object) = event.as_object_mut() {
-                object.insert("event".into(), what.into());
-                if !more.is_empty() {
-                    object.insert("why".into(), more.into());
-                }
-            }
-            return output.event(&event);
-        }
-        let mark = match what {
-            "left" => output.bad("-"),
-            "joined" => output.good("+"),
-            _ => "~".to_owned(),
-        };
-        let more = if more.is_empty() { String::new() } else { format!(" ({more})") };
-        output.line(format_args!(
-            "{mark} {what:<9} {} {} {}{more}",
-            output.strong(&escape(peer.node_id()).to_string()),
-            addresses(peer),
-            metadata(peer)
-        ))
-    };
-    while let Some((_, change)) = changes.next().await {
-        match change {
-            Change::Resync(snapshot) => {
-                for peer in snapshot.peers() {
-                    say("joined", peer, "")?;
-                }
-            }
-            Change::Joined(peer) => say("joined", &peer, "")?,
-            Change::Updated { new, .. } => say("updated", &new, "")?,
-            Change::Suspected(peer) => say("suspected", &peer, &state(&peer))?,
-            Change::Cleared(peer) => say("cleared", &peer, "")?,
-            Change::Left { peer, reason } => say("left", &peer, &format!("{reason:?}").to_lowercase())?,
-            other if output.json => output
-                .event(&json!({ "event": "note", "text": escape(&format!("{other:?}")).to_string() }))?,
-            Change::Status(status) if status.trouble().is_some() => eprintln!("peerage: {status}"),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
 /// Every service type that is announced on the network; with `--watch` each new one as it comes.
 async fn types(output: Output, args: &Peers, stop: &mut Stop) -> Result<(), Failure> {
     let mut seen = BTreeSet::new();
@@ -144,11 +101,11 @@ async fn types(output: Output, args: &Peers, stop: &mut Stop) -> Result<(), Fail
     Ok(())
 }
 
-fn addresses(peer: &Peer) -> String {
+pub(super) fn addresses(peer: &Peer) -> String {
     peer.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
-fn state(peer: &Peer) -> String {
+pub(super) fn state(peer: &Peer) -> String {
     match peer.state() {
         PeerState::Up => "up".into(),
         PeerState::Suspect { why, .. } => format!("suspect: {}", format!("{why:?}").to_lowercase()),
@@ -160,7 +117,7 @@ fn age(peer: &Peer) -> u64 {
     u64::try_from(peer.last_seen().elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-fn metadata(peer: &Peer) -> String {
+pub(super) fn metadata(peer: &Peer) -> String {
     // The node id has a column of its own.
     let own = |key: &str, value: Option<&[u8]>| key == "id" && value == Some(peer.node_id().as_bytes());
     let pairs =
@@ -171,7 +128,7 @@ fn metadata(peer: &Peer) -> String {
     escape(&pairs.collect::<Vec<_>>().join(" ")).to_string()
 }
 
-fn as_json(peer: &Peer) -> Value {
+pub(super) fn as_json(peer: &Peer) -> Value {
     let metadata: serde_json::Map<String, Value> = peer
         .metadata()
         .iter()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerage::Mesh;
-use peerage::clienthttp::{Body, Client};
+use peerage::clienthttp::{Body, Client, Policy};
 use peerage::discovery::mdns::Interfaces;
 use peerage::discovery::{Change, Discovery, Snapshot, StaticDiscovery, StaticPeer, escape};
 use peerage::zaphttp::tls::ClusterTls;
@@ -170,8 +170,13 @@ impl Stage {
         identity: ClusterTls,
     ) -> Result<(Mesh, Arc<dyn Discovery>, String), Failure> {
         let began = Instant::now();
-        let builder =
-            || Mesh::builder().node_id("demo").identity(identity.clone()).per_try_timeout(TRY_TIMEOUT);
+        let builder = || {
+            Mesh::builder()
+                .node_id("demo")
+                .identity(identity.clone())
+                .per_try_timeout(TRY_TIMEOUT)
+                .clients(|client| client.balance(Policy::PeakEwma))
+        };
         let failed = |error: &dyn std::fmt::Display| step_failed("2 services", error);
         let why = if running.iter().all(|service| service.announced) {
             let mesh = builder()
