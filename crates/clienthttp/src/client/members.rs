@@ -39,6 +39,8 @@ const ALIVE_EVERY: u64 = 1_000_000_000;
 const REFRESH_EVERY: u64 = 1_000_000_000;
 /// How long the dial of an ejected peer may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
+/// How often ejected peers are dialled at most.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// Who chooses the peer.
 pub(crate) enum Choice {
@@ -137,9 +139,12 @@ impl Members {
             // Ends with this future: nobody dials for a client that is gone.
             let mut probes = JoinSet::new();
             let mut observe_at = OBSERVED_EVERY.map(|every| Instant::now() + every);
+            // One that finds out nothing is due again at once.
+            let mut not_before = members.epoch;
             loop {
                 let probe_at = members.balancer.dial_probe_at();
                 let due = probe_at.map_or(members.epoch, |at| members.epoch + Duration::from_nanos(at));
+                let due = due.max(not_before);
                 tokio::select! {
                     // In this order, so that a simulation repeats.
                     biased;
@@ -148,7 +153,10 @@ impl Members {
                         None => return,
                     },
                     () = members.ejected.notified() => {}
-                    () = sleep_until(due), if probe_at.is_some() => members.probe(&mut probes),
+                    () = sleep_until(due), if probe_at.is_some() => {
+                        members.probe(&mut probes);
+                        not_before = Instant::now() + PROBE_EVERY;
+                    }
                     Some(_) = probes.join_next() => {}
                     () = sleep_until(observe_at.unwrap_or(members.epoch)), if observe_at.is_some() => {
                         members.observe();
