@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use peerage::balance::Policy;
 use peerage::sim::{Behavior, End, Latency, Report, SimError, SimPeer, Simulation};
+use peerage_tests::Watchdog;
 
 const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -135,6 +136,22 @@ fn workers_make_callers_wait_in_turn() {
     assert!(ends.windows(2).all(|pair| pair[1] >= pair[0] + ms(100)), "{ends:?}");
 }
 
+/// Its channels cannot connect without a call: each attempt to probe finds out nothing.
+#[test]
+fn an_ejected_peer_that_no_call_may_probe_keeps_nobody_busy() {
+    let _dog = Watchdog::integration("an_ejected_peer_that_no_call_may_probe_keeps_nobody_busy");
+    let report = Simulation::new(1)
+        .peers(peers(2))
+        .peer(SimPeer::new("gone").then(secs(1), Behavior::refuses()))
+        .rate(20.0)
+        .lasting(secs(30))
+        .ask(|client, _| client.post("/"))
+        .run()
+        .expect("a simulation that can be");
+    assert_eq!(report.failed(), 0, "{report}");
+    assert_eq!(report.peer("gone").expect("it is there").not_connected, 2, "a probe must be repeatable");
+}
+
 #[test]
 fn what_cannot_be_is_refused() {
     let refused = |simulation: Simulation| simulation.run().expect_err("it is refused");
@@ -206,6 +223,38 @@ fn b_5_3_a_total_outage_is_not_made_worse() {
             assert_eq!(report.failed(), report.asked());
             let reserve = 10.0 / report.asked() as f64;
             assert!(part <= 1.2 + 0.002 + reserve, "{report}");
+        }
+    });
+}
+
+/// The live target of the soak: a peer that hung, or that the network lost, has half of its share again
+/// ten seconds after it is well.
+#[test]
+fn b_3_3_a_peer_that_was_silent_is_back_within_ten_seconds() {
+    for_each_seed(|seed| {
+        for fault in [Behavior::hangs(), Behavior::black_hole(), Behavior::refuses(), Behavior::resets(ms(1))]
+        {
+            let quick = Behavior::answers(ms(1));
+            let report = Simulation::new(seed)
+                .peers(peers(2).map(|peer| peer.does(quick.clone())))
+                .peer(
+                    SimPeer::new("faulty")
+                        .does(quick.clone())
+                        .then(secs(5), fault.clone())
+                        .then(secs(11), quick),
+                )
+                .rate(1_000.0)
+                .lasting(secs(22))
+                .client(|client| client.balance(Policy::PeakEwma).per_try_timeout(ms(250)))
+                .run()
+                .expect("a simulation that can be");
+            assert_eq!(report.failed(), 0, "{fault}: {report}");
+            let last = report.calls().iter().filter(|call| call.began >= secs(21));
+            let (all, faulty) = last.fold((0, 0), |(all, faulty), call| {
+                (all + 1, faulty + usize::from(call.peer.as_deref() == Some("faulty")))
+            });
+            println!("{fault}: {faulty} of {all} calls after ten seconds");
+            assert!(faulty * 6 >= all, "{fault}: {faulty} of {all}\n{report}");
         }
     });
 }
