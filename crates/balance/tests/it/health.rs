@@ -9,13 +9,13 @@ use peerage_balance::{
 
 use crate::model::{MS, Model, SECOND, fails, ok, peer, seeds, usual};
 
-type Peers = Balancer<usize>;
+pub(crate) type Peers = Balancer<usize>;
 
 fn peers(n: usize) -> Peers {
     with(n, Health::default())
 }
 
-fn with(n: usize, health: Health) -> Peers {
+pub(crate) fn with(n: usize, health: Health) -> Peers {
     let settings =
         Settings { policy: Policy::RoundRobin, seed: Some(1), health: Some(health), ..Settings::default() };
     let balancer = Balancer::new(settings);
@@ -36,7 +36,7 @@ fn try_call(balancer: &Peers, index: usize, outcome: Outcome, now: u64) -> bool 
     }
 }
 
-fn call(balancer: &Peers, index: usize, outcome: Outcome, now: u64) {
+pub(crate) fn call(balancer: &Peers, index: usize, outcome: Outcome, now: u64) {
     assert!(try_call(balancer, index, outcome, now), "peer {index} can be picked");
 }
 
@@ -44,7 +44,7 @@ fn member(balancer: &Peers, index: usize) -> std::sync::Arc<Member<usize>> {
     std::sync::Arc::clone(balancer.set().members().iter().find(|m| *m.peer() == index).unwrap())
 }
 
-fn is_out(balancer: &Peers, index: usize, now: u64) -> bool {
+pub(crate) fn is_out(balancer: &Peers, index: usize, now: u64) -> bool {
     member(balancer, index).state().flags(now).contains(Flags::EJECTED)
 }
 

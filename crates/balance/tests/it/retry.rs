@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use peerage_balance::{Action, Backoff, Event, Generator, RetryPolicy, RetryState, Situation, StopReason};
+use peerage_balance::{
+    Action, Backoff, Budget, BudgetPolicy, Event, Generator, RetryPolicy, RetryState, Situation, StopReason,
+};
 use proptest::prelude::*;
 
 const MS: u64 = 1_000_000;
@@ -211,6 +213,44 @@ fn b_backoff_grows_to_its_limit() {
     assert_eq!(Backoff::new(ms(0), ms(0)).unwrap().pause(3, HALF), 0);
     assert!(RetryPolicy::default().per_try(Some(Duration::from_micros(999))).is_err());
     assert!(RetryPolicy::default().not_sent(0).is_err() && RetryPolicy::default().not_sent(9).is_err());
+}
+
+#[test]
+fn b_5_1_each_resend_of_a_call_waits_longer() {
+    let policy = RetryPolicy::default().sends(5).unwrap();
+    let mut state = RetryState::new(&policy, true, None);
+    for half in [25 * MS / 2, 25 * MS, 50 * MS, 100 * MS] {
+        assert_eq!(state.ended(Event::Ambiguous, &CALM, HALF), again(half, true, false, true));
+    }
+    // One that could not be sent, with nobody else to ask, waits as well and counts.
+    let alone = Situation { other_peer: false, ..CALM };
+    let mut state = RetryState::new(&policy, true, None);
+    assert_eq!(state.ended(Event::NotSent, &alone, HALF), again(25 * MS / 2, true, false, false));
+    assert_eq!(state.ended(Event::NotSent, &alone, HALF), again(25 * MS, true, false, false));
+    assert_eq!(state.ended(Event::Stale, &alone, HALF), again(50 * MS, true, false, false));
+}
+
+#[test]
+fn b_0_4_each_setting_is_kept_and_those_at_the_edge_are_valid() {
+    let ms = Duration::from_millis;
+    let policy = RetryPolicy::default();
+    assert_eq!(policy.per_try_limit(), None);
+    assert_eq!(policy.ready_wait_limit(), Duration::from_secs(3));
+    assert_eq!(policy.replay_bytes(), 65_536);
+    assert!(!policy.honours_idempotency_key());
+
+    assert_eq!(policy.per_try(Some(ms(1))).unwrap().per_try_limit(), Some(ms(1)));
+    assert_eq!(policy.ready_wait(ms(7)).ready_wait_limit(), ms(7));
+    assert_eq!(policy.replay_limit(9).replay_bytes(), 9);
+    assert!(policy.idempotency_key(true).honours_idempotency_key());
+    let slow = policy.backoff(Backoff::new(ms(100), Duration::from_secs(3_600)).unwrap());
+    let action = RetryState::new(&slow, true, None).ended(Event::Ambiguous, &CALM, HALF);
+    assert_eq!(action, again(50 * MS, true, false, true));
+
+    let reserve = |policy: BudgetPolicy| Budget::new(&policy).balance(0);
+    assert_eq!(reserve(BudgetPolicy::default().per_second(1_000).unwrap()), 10_000_000, "10 s of 1,000 each");
+    assert_eq!(reserve(BudgetPolicy::default().ttl(Duration::from_secs(60)).unwrap()), 60_000);
+    assert_eq!(reserve(BudgetPolicy::default().ttl(Duration::from_secs(1)).unwrap()), 1_000);
 }
 
 #[test]
