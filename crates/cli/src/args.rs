@@ -157,6 +157,10 @@ pub(crate) struct CallLimits {
     /// How a peer is chosen among those that are well.
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Balance::PeakEwma, env = "PEERAGE_BALANCE")]
     pub(crate) balance: Balance,
+    /// When an answer is later than 95 of 100 are, send a copy of the call to another peer and take what comes first:
+    /// at most 5 of 100, only calls that may be repeated, and none before 100 answers have told what late is.
+    #[arg(long, env = "PEERAGE_HEDGE")]
+    pub(crate) hedge: bool,
 }
 
 /// How a peer is chosen.
@@ -185,7 +189,7 @@ impl Balance {
 #[command(after_help = "Examples:\n  \
     peerage call billing /v1/invoices/7\n  \
     peerage call billing /v1/invoices -X POST -H content-type:application/json -d '{\"amount\":3}' -i\n  \
-    peerage call billing /healthz -n 10000 -c 32\n  \
+    peerage call billing /healthz -n 10000 -c 32 --hedge\n  \
     peerage call billing /v1/invoices/7 --explain\n  \
     peerage --from static:10.0.0.7:9999 call billing / --json")]
 pub(crate) struct Call {

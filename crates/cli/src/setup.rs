@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
-use peerage::clienthttp::ClientError;
+use peerage::clienthttp::{ClientError, HedgePolicy};
 use peerage::discovery::{self, Discovery, DiscoveryError, OpenOptions, ServiceType};
 use peerage::zaphttp::tls::{ClusterTls, TlsFiles};
 use peerage::{Mesh, MeshBuilder, MeshError};
@@ -38,9 +38,10 @@ pub(crate) fn mesh(
     limits: CallLimits,
     plaintext_credentials: bool,
 ) -> Result<Mesh, Failure> {
-    let policy = limits.balance.policy();
-    let mut builder =
-        builder(global)?.request_timeout(limits.timeout).clients(move |client| client.balance(policy));
+    let (policy, hedge) = (limits.balance.policy(), limits.hedge.then(HedgePolicy::default));
+    let mut builder = builder(global)?
+        .request_timeout(limits.timeout)
+        .clients(move |client| client.balance(policy).hedge(hedge));
     if let Some(limit) = limits.try_timeout {
         builder = builder.per_try_timeout(limit);
     }

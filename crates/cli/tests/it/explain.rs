@@ -2,6 +2,9 @@
 
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -58,6 +61,31 @@ fn after_many_calls_it_tells_what_keeps_a_peer_out() {
     let is_why = |line: &str| line.contains("cannot be reached") || line.contains("is ejected for another");
     assert!(kept_out.is_some_and(is_why), "{said}");
     assert!(said.contains(&format!("picked {} by peak_ewma", service.address)), "{said}");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a server that is late, on a thread of its own")]
+fn late_answers_get_a_copy_elsewhere_if_asked_for() {
+    let number = AtomicUsize::new(0);
+    // One answer in 40 is late: what the delay is learned from says so.
+    let slow = service(move || {
+        if number.fetch_add(1, Ordering::Relaxed) % 40 == 39 {
+            thread::sleep(Duration::from_millis(400));
+        }
+        ok("one")
+    });
+    let other = service(|| ok("two"));
+    let from = from(&[slow.address, other.address]);
+    let args = ["--from", &from, "--json", "call", "billing", "/", "-n", "500", "--balance", "round-robin"];
+    let summary = |more: &[&str]| -> Value {
+        let output = run(&[&args[..], more].concat());
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    };
+    let (plain, hedged) = (summary(&[]), summary(&["--hedge"]));
+    assert_eq!((&plain["failed"], &hedged["failed"]), (&Value::from(0), &Value::from(0)));
+    assert_eq!(plain["repeats"], 0);
+    let copies = hedged["repeats"].as_u64().expect("a number");
+    assert!((1..=25).contains(&copies), "at most 5 of 100: {hedged}");
 }
 
 #[test]
