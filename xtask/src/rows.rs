@@ -58,10 +58,10 @@ pub(crate) fn skipped() -> Result<BTreeMap<String, String>, String> {
     Ok(rows)
 }
 
-/// The rows that tests name: `fn z010_…`, `fn d026_d031_…`, `fn sv_f60_…`, or `"SV-F01"` in a table.
+/// The rows that tests name, or that a bench prints beside their target: `fn z010_…`, `fn d026_d031_…`, `fn sv_f60_…`, or `"SV-F01"` in a table.
 pub(crate) fn named() -> Result<BTreeSet<String>, String> {
     let mut found = BTreeSet::new();
-    for directory in ["crates", "tests", "xtask/src"] {
+    for directory in ["bench/src", "crates", "tests", "xtask/src"] {
         visit(&root().join(directory), &mut |path, text| {
             let rust = path.extension().is_some_and(|extension| extension == "rs");
             if rust {

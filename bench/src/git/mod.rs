@@ -78,17 +78,18 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// One figure beside its target.
-    fn row(&mut self, what: &str, measured: impl Display, target: &str, met: bool) {
+    /// One figure beside its target, and the conformance row that names it.
+    fn row(&mut self, row: &str, what: &str, measured: impl Display, target: &str, met: bool) {
         self.head();
         self.judged += 1;
         self.met += usize::from(met);
-        println!("{what:<54}{:>34}{target:>16}  {}", measured.to_string(), if met { "yes" } else { "NO" });
+        let met = if met { "yes" } else { "NO" };
+        println!("{row:<8}{what:<54}{:>36}{target:>13}  {met}", measured.to_string());
     }
 
     fn head(&self) {
         if self.judged == 0 {
-            println!("\n{:<54}{:>34}{:>16}  met", "", "measured", "target");
+            println!("\n{:<8}{:<54}{:>36}{:>13}  met", "row", "", "measured", "target");
         }
     }
 }

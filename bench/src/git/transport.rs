@@ -179,10 +179,10 @@ async fn answer(plan: &Plan, table: &mut Table) -> Result<(), BoxError> {
     let (ours, theirs) = (percentile(&mut ours, 50), percentile(&mut theirs, 50));
     let size = plan.stream / MIB;
     let what = format!("{size} MiB answer through service_rpc, memory growth");
-    table.row(&what, mib(most), "≤ 16 MiB", most <= 16 * MIB);
+    table.row("GB-01", &what, mib(most), "≤ 16 MiB", most <= 16 * MIB);
     let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
     let shown = format!("{ratio:.2} ({ours:.2?}, bare {theirs:.2?})");
-    table.row("the same, speed beside a bare client", shown, "≥ 0.95", ratio >= 0.95);
+    table.row("GB-17", "the same, speed beside a bare client", shown, "≥ 0.95", ratio >= 0.95);
     Ok(())
 }
 
@@ -204,7 +204,7 @@ async fn push(plan: &Plan, table: &mut Table) -> Result<(), BoxError> {
         }
     }
     let what = format!("{} MiB push through service_rpc, memory growth", plan.stream / MIB);
-    table.row(&what, mib(most), "≤ 32 MiB", most <= 32 * MIB);
+    table.row("GB-01", &what, mib(most), "≤ 32 MiB", most <= 32 * MIB);
     Ok(())
 }
 
@@ -227,6 +227,7 @@ async fn warm(table: &mut Table) -> Result<(), BoxError> {
     let more = ours.saturating_sub(theirs);
     let shown = format!("{more:.1?} ({ours:.1?}, bare {theirs:.1?})");
     table.row(
+        "GB-17",
         "warm info_refs, p50 more than a bare client",
         shown,
         "≤ 100 µs",
@@ -250,9 +251,15 @@ async fn black_holes(plan: &Plan, table: &mut Table) -> Result<(), BoxError> {
     let (half, late) = (percentile(&mut took, 50), percentile(&mut took, 99));
     let what = format!("info_refs, 2 of 3 replicas black-holed, p99 of {runs}");
     let shown = format!("{late:.0?} (p50 {half:.0?})");
-    table.row(&what, shown, "≤ 800 ms", late <= Duration::from_millis(800));
+    table.row("GB-02", &what, shown, "≤ 800 ms", late <= Duration::from_millis(800));
     let sent = server.requests();
-    table.row("the same, requests on the wire", format!("{sent} in {runs} runs"), "1 a run", sent == runs);
+    table.row(
+        "GB-02",
+        "the same, requests on the wire",
+        format!("{sent} in {runs} runs"),
+        "1 a run",
+        sent == runs,
+    );
     let (server, runs) = (Server::start(Answers::TakesAll)?, runs.div_ceil(5));
     for _ in 0..runs {
         let proxy = proxy(&[one.addr(), two.addr(), server.address])?;
@@ -260,6 +267,7 @@ async fn black_holes(plan: &Plan, table: &mut Table) -> Result<(), BoxError> {
     }
     let sent = server.requests();
     table.row(
+        "GB-02",
         "push, 2 of 3 black-holed, POSTs on the wire",
         format!("{sent} in {runs} runs"),
         "1 a run",
@@ -280,7 +288,13 @@ async fn refusals(table: &mut Table) -> Result<(), BoxError> {
         refused += usize::from(matches!(answer, Err(ProxyError::PushTooLarge { limit: 5, .. })));
     }
     let shown = format!("{refused} of {RUNS}");
-    table.row("64 MiB refused with 413 before the body, told as such", shown, "all", refused == RUNS);
+    table.row(
+        "GB-05",
+        "64 MiB refused with 413 before the body, told as such",
+        shown,
+        "all",
+        refused == RUNS,
+    );
     Ok(())
 }
 
@@ -292,7 +306,7 @@ fn parsers(table: &mut Table) -> Result<(), BoxError> {
     let count = Replica::list([header.as_bytes()]).len();
     let took = began.elapsed();
     let met = took < Duration::from_millis(1) && count == 32;
-    table.row("a header of 10,000 replicas, 32 kept", format!("{took:.1?}"), "< 1 ms", met);
+    table.row("GB-11", "a header of 10,000 replicas, 32 kept", format!("{took:.1?}"), "< 1 ms", met);
     let now = SystemTime::now();
     let mut file = CacheFile::default();
     for n in 0..10_000 {
@@ -304,6 +318,6 @@ fn parsers(table: &mut Table) -> Result<(), BoxError> {
     let found = CacheFile::parse(&text).nodes("c", "et/p/0", now).is_some();
     let took = began.elapsed();
     let met = took < Duration::from_millis(20) && found;
-    table.row("a cache of 10,000 repositories, loaded", format!("{took:.1?}"), "< 20 ms", met);
+    table.row("GB-12", "a cache of 10,000 repositories, loaded", format!("{took:.1?}"), "< 20 ms", met);
     Ok(())
 }

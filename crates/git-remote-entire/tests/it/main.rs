@@ -3,7 +3,6 @@
 
 mod connect;
 mod fake;
-mod large;
 mod lines;
 mod outcome;
 mod push;
