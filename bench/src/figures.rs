@@ -20,7 +20,7 @@ pub(crate) fn run() -> Result<Vec<Figure>, BoxError> {
     codec::operations(&mut |name, target, run| {
         figures.push(Figure { name, nanos: nanos(run), allocations: 0, target });
     });
-    for (figure, count) in figures.iter_mut().zip(allocations()?) {
+    for (figure, count) in figures.iter_mut().zip(allocations("codec")?) {
         figure.allocations = count;
     }
     Ok(figures)
@@ -42,7 +42,7 @@ fn nanos(run: &mut dyn FnMut()) -> f64 {
 }
 
 /// One number per operation, from the binary next to this one; `cargo run` has built only this one.
-fn allocations() -> Result<Vec<u64>, BoxError> {
+pub(crate) fn allocations(what: &str) -> Result<Vec<u64>, BoxError> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args([
@@ -53,6 +53,8 @@ fn allocations() -> Result<Vec<u64>, BoxError> {
             "peerage-bench",
             "--bin",
             "peerage-bench-allocations",
+            "--",
+            what,
         ])
         .stderr(Stdio::inherit())
         .output()?;

@@ -18,12 +18,18 @@
 //! - hyper HTTP/2: the same with `http2`; as many callers as connections share one connection.
 //! - raw: `mio`, fixed bytes.
 //!
+//! `balance` prints what a pick costs, beside tower's; `clienthttp` what the whole client adds to a call.
+//!
 //! `soak` calls three peers, each a process, that have one fault after the other; see `soak/mod.rs`.
 //!
 //! `control` prints what a registration at a gateway costs, and how soon it is back and gone; `git` what the Git
 //! helper and the transport below it cost, beside stock Git on the same server.
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
+mod balance;
+mod balance_subjects;
+mod clienthttp;
+mod clienthttp_calls;
 mod codec;
 mod control;
 mod figures;
@@ -51,7 +57,8 @@ const USAGE: &str = "usage: peerage-bench zaphttp [--seconds N] [--rounds N] [--
   NAME        of: restart suspect shutdown idle; at length, if asked for: cb01 cb02 cb03 cb07 cb11
        peerage-bench git [--quick]
   --quick     smaller and fewer than the targets ask for
-       peerage-bench soak [--minutes N] [--rate N] [--per-try MS|none]
+       peerage-bench balance | clienthttp
+       peerage-bench soak [--minutes N] [--rate N] [--per-try MS|none] [--hedge]
                           [--policy peak_ewma|least_loaded|round_robin|default]
   --minutes   2 by default; longer soaks have more faults
   --rate      calls a second; default 2000";
@@ -113,6 +120,8 @@ fn main() -> Result<(), BoxError> {
         Some((command, rest)) if command == "git" => git::run(rest),
         // The other process of `control`, started by the bench itself.
         Some((command, _)) if command == "control-gateway" => control::gateway(),
+        Some((command, [])) if command == "balance" => balance::run(),
+        Some((command, [])) if command == "clienthttp" => clienthttp::run(),
         Some((command, rest)) if command == "soak" => soak::run(rest),
         // A peer of the soak, started by the bench itself.
         Some((command, rest)) if command == "soak-peer" => soak::peer(rest),

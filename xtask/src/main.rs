@@ -30,6 +30,8 @@ usage: cargo xtask TASK
                    proto/ to crates/controlclient/src/gen, or whether that is up to date
   netns            the long tests that need network namespaces (minutes)
   interop          our programs beside OpenSSL, Go, python-zeroconf, avahi, curl (4 min)
+  bench balance    what a pick costs, beside tower's (1 min, release build)
+  bench clienthttp what the whole client adds to a call (2 min, release build)
   bench control    what a registration costs, and how soon it is back (1 min, release build)
   bench git [--quick]
                    the Git helper beside stock Git, and the transport alone (5 min, release build)

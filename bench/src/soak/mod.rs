@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;
 
-use peerage_clienthttp::{Client, Policy};
+use peerage_clienthttp::{Client, HedgePolicy, Policy};
 use peerage_discovery::{StaticDiscovery, StaticPeer};
 use tokio::time::{Instant, sleep_until};
 
@@ -52,6 +52,7 @@ struct Plan {
 struct Settings {
     policy: Option<Policy>,
     per_try: Option<Duration>,
+    hedge: bool,
 }
 
 impl Plan {
@@ -61,7 +62,11 @@ impl Plan {
             rounds: 1,
             scale: 1.0,
             rate: 2_000,
-            settings: Settings { policy: Some(Policy::PeakEwma), per_try: Some(Duration::from_millis(250)) },
+            settings: Settings {
+                policy: Some(Policy::PeakEwma),
+                per_try: Some(Duration::from_millis(250)),
+                hedge: false,
+            },
         };
         let mut args = args.iter().map(String::as_str);
         while let Some(arg) = args.next() {
@@ -75,6 +80,7 @@ impl Plan {
                         millis => Some(Duration::from_millis(millis.parse()?)),
                     };
                 }
+                "--hedge" => plan.settings.hedge = true,
                 "--policy" => {
                     plan.settings.policy = match value()? {
                         "default" => None,
@@ -120,14 +126,18 @@ async fn soak(plan: &Plan) -> Result<(), BoxError> {
     if let Some(limit) = plan.settings.per_try {
         client = client.per_try_timeout(limit);
     }
+    if plan.settings.hedge {
+        client = client.hedge(HedgePolicy::default());
+    }
     let client = client.build().await?;
     let policy = plan.settings.policy.map_or("the default policy", Policy::as_str);
     let per_try = plan.settings.per_try.map_or_else(|| "no limit".to_owned(), |limit| format!("{limit:?}"));
     println!(
-        "{} calls/s over {} peers for {:.1} min; {policy}, {per_try} for an attempt",
+        "{} calls/s over {} peers for {:.1} min; {policy}, {per_try} for an attempt, {}",
         plan.rate,
         peers.len(),
         2.0 * plan.scale * f64::from(plan.rounds),
+        if plan.settings.hedge { "hedged" } else { "not hedged" },
     );
     let load = Load::start(client.clone(), NAMES.map(str::to_owned).into(), plan.rate);
     let (mut trials, mut spans) = (Vec::new(), VecDeque::new());

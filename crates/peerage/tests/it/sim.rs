@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use peerage::balance::Policy;
+use peerage::balance::{HedgePolicy, Policy};
 use peerage::sim::{Behavior, End, Latency, Report, SimError, SimPeer, Simulation};
 use peerage_tests::Watchdog;
 
@@ -243,7 +243,7 @@ fn b_3_3_a_peer_that_was_silent_is_back_within_ten_seconds() {
                         .then(secs(5), fault.clone())
                         .then(secs(11), quick),
                 )
-                .rate(1_000.0)
+                .rate(if cfg!(debug_assertions) { 300.0 } else { 1_000.0 })
                 .lasting(secs(22))
                 .client(|client| client.balance(Policy::PeakEwma).per_try_timeout(ms(250)))
                 .run()
@@ -256,5 +256,32 @@ fn b_3_3_a_peer_that_was_silent_is_back_within_ten_seconds() {
             println!("{fault}: {faulty} of {all} calls after ten seconds");
             assert!(faulty * 6 >= all, "{fault}: {faulty} of {all}\n{report}");
         }
+    });
+}
+
+/// B-6: 1,000 ms without.
+#[test]
+fn b_6_hedging_cuts_the_slowest_percent_for_a_twentieth_of_the_calls() {
+    for_each_seed(|seed| {
+        let run = |hedge: Option<HedgePolicy>| {
+            let sometimes_slow =
+                Behavior::answers(Latency::log_normal(ms(10), 0.3)).or(0.012, Behavior::answers(secs(1)));
+            Simulation::new(seed)
+                .peers(peers(10).map(|peer| peer.does(sometimes_slow.clone())))
+                .rate(1_000.0)
+                .lasting(secs(4) + whole(56))
+                .client(move |client| client.hedge(hedge))
+                .run()
+                .expect("a simulation that can be")
+        };
+        let [without, with] = [None, Some(HedgePolicy::default())].map(run);
+        // Once it has learned how long calls take.
+        let p99 = |report: &Report| report.quantile_from(secs(4), 0.99).expect("there are calls");
+        let more = with.sent() as f64 / with.asked() as f64 - 1.0;
+        println!("p99 {:?} and {:?}, {:.2} % more", p99(&without), p99(&with), more * 100.0);
+        assert!(p99(&without) >= secs(1), "{without}");
+        assert!(p99(&with) <= ms(50), "{with}");
+        assert!(more <= 0.051 + 20.0 / with.asked() as f64, "{with}");
+        assert_eq!(with.failed(), 0, "{with}");
     });
 }
