@@ -130,6 +130,10 @@ impl GitClient {
             ("GIT_AUTHOR_DATE", "1700000000 +0000".to_owned()),
             ("GIT_COMMITTER_DATE", "1700000000 +0000".to_owned()),
             ("LC_ALL", "C".to_owned()),
+            // No repository of a test outlives it: thousands of waits for the disk are for nothing.
+            ("GIT_CONFIG_COUNT", "1".to_owned()),
+            ("GIT_CONFIG_KEY_0", "core.fsync".to_owned()),
+            ("GIT_CONFIG_VALUE_0", "none".to_owned()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
         Self { home, environment, clock: AtomicU64::new(1_700_000_000) }

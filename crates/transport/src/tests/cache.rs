@@ -1,7 +1,7 @@
 //! The file that remembers replicas: its text, its lock, and what may be wrong with it.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -339,6 +339,29 @@ async fn sv_n10_s240_what_others_may_write_is_not_believed() {
     let before = fs::read(&file).unwrap();
     cache.persist("c", "r3", &list(&["https://n3.c"])).await;
     assert_eq!(fs::read(&file).unwrap(), before, "nor is it written to");
+}
+
+#[tokio::test]
+async fn sv_n10_s240_what_belongs_to_somebody_else_is_not_used() {
+    if !rustix::process::geteuid().is_root() {
+        peerage_tests::skipped(
+            "sv_n10_s240_what_belongs_to_somebody_else_is_not_used",
+            "only root gives files away",
+        );
+        return;
+    }
+    let (_directory, cache) = cache();
+    cache.persist("c", "r", &list(&["https://n1.c"])).await;
+    let file = dir_of(&cache).join("nodes.json");
+    chown(&file, Some(12_345), None).unwrap();
+    assert_eq!(cache.lookup("c", "r"), None, "ignored");
+    cache.persist("c", "r2", &list(&["https://n2.c"])).await;
+    assert_eq!(cache.lookup("c", "r2"), Some(list(&["https://n2.c"])), "and replaced");
+    chown(dir_of(&cache), Some(12_345), None).unwrap();
+    assert!(matches!(cache.read(), Err(CacheError::Unsafe { .. })));
+    let before = fs::read(&file).unwrap();
+    cache.persist("c", "r3", &list(&["https://n3.c"])).await;
+    assert_eq!((cache.lookup("c", "r2"), fs::read(&file).unwrap()), (None, before));
 }
 
 #[tokio::test]

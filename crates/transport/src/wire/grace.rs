@@ -83,3 +83,64 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Grace<S> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::body::{ReplayBody, Upload};
+    use crate::wire::http1::{Conn, Leased};
+    use crate::wire::pool::PoolKey;
+    use crate::wire::{Connection as _, RawBody};
+
+    /// The writing side of a connection that the other side has reset.
+    struct Reset;
+
+    impl AsyncWrite for Reset {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// What comes of a request whose writing fails, when the answer comes after `delay`.
+    async fn answered_after(delay: Duration) -> Result<http::Response<RawBody>, crate::BoxError> {
+        let (reader, mut server) = tokio::io::duplex(1024);
+        let conn = Conn::open(tokio::io::join(reader, Reset)).await?;
+        let key = PoolKey { is_tls: false, host: "h".to_owned(), port: 80 };
+        let leased = Box::new(Leased { conn, key, pool: std::sync::Weak::new() });
+        let upload = Upload::new(&ReplayBody::from(vec![b'x'; 1 << 20]), None);
+        let sending = leased.send(http::Request::post("http://h/p").body(upload)?);
+        let answering = async {
+            tokio::time::sleep(delay).await;
+            let _ = server.write_all(b"HTTP/1.1 413 X\r\nContent-Length: 3\r\n\r\nbig").await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            sent = sending => sent,
+            () = answering => unreachable!("it does not end"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_heard_although_writing_failed_before_it_came() {
+        for delay in [100, 1900] {
+            let answer = answered_after(Duration::from_millis(delay)).await.unwrap();
+            assert_eq!(answer.status(), 413, "{delay} ms");
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "big");
+        }
+        let begun = Instant::now();
+        assert!(answered_after(Duration::from_secs(60)).await.is_err(), "and not waited for longer than 2 s");
+        assert_eq!(begun.elapsed().as_secs(), 2);
+    }
+}

@@ -1,11 +1,16 @@
 //! What becomes of a push (transport §17.10, §17.11, GB-05, GB-06).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use peerage_transport::{Proxy, ProxyError, ReplayBody, Service};
+use futures_util::FutureExt as _;
+use http_body_util::{BodyExt as _, Full};
+use peerage_transport::wire::{Connect, Connection, RawBody, Upload};
+use peerage_transport::{BoxError, Proxy, ProxyError, ReplayBody, Service};
+use url::Url;
 
 use crate::failover::{Recorder, dead, recorded};
 use crate::kit::{End, Node, Read, Reply, config, no_headers, nodes, replicas, text};
@@ -302,6 +307,56 @@ async fn a_refusal_in_the_middle_of_the_body_is_heard_too() {
         }
         assert_eq!(other.posts(), 0);
     }
+}
+
+/// Answers after one piece of the body, and keeps what is left of it.
+#[derive(Clone, Debug, Default)]
+struct Hasty {
+    rest: Arc<Mutex<Option<Upload>>>,
+    /// How long a connection may have been idle, request by request.
+    idle: Arc<Mutex<Vec<Duration>>>,
+}
+
+#[async_trait]
+impl Connect for Hasty {
+    async fn connect(&self, _: &Url, idle: Duration) -> Result<Box<dyn Connection>, BoxError> {
+        self.idle.lock().unwrap().push(idle);
+        Ok(Box::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl Connection for Hasty {
+    async fn send(
+        self: Box<Self>,
+        request: http::Request<Upload>,
+    ) -> Result<http::Response<RawBody>, BoxError> {
+        let mut upload = request.into_body();
+        assert!(upload.frame().await.is_some());
+        *self.rest.lock().unwrap() = Some(upload);
+        Ok(http::Response::new(Full::from("report").map_err(|never| match never {}).boxed_unsync()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_more_of_a_push_is_sent_once_its_answer_came() {
+    let hasty = Hasty::default();
+    let settings = config(nodes(&["http://127.0.0.1:1"])).connector(Arc::new(hasty.clone()));
+    let body = ReplayBody::from(vec![b'x'; 200_000]);
+    assert_eq!(push(&Proxy::new(settings).unwrap(), body.clone()).await.unwrap(), "report");
+    let mut upload = hasty.rest.lock().unwrap().take().unwrap();
+    assert!(upload.frame().now_or_never().is_none(), "what is left stays here");
+    assert!(!body.is_handed_out(), "and so the server cannot have it all");
+}
+
+#[tokio::test(start_paused = true)]
+async fn gb06_a_push_takes_no_connection_that_idled_for_more_than_1_s() {
+    let hasty = Hasty::default();
+    let settings = config(nodes(&["http://127.0.0.1:1"])).connector(Arc::new(hasty.clone()));
+    let proxy = Proxy::new(settings).unwrap();
+    push(&proxy, "commands").await.unwrap();
+    text(proxy.service_rpc(Service::UploadPack, "wants", no_headers()).await).await.unwrap();
+    assert_eq!(*hasty.idle.lock().unwrap(), [Duration::from_secs(1), Duration::from_secs(4)]);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Answers as streams: gzip, silence, the race of connects in virtual time, reads that fail over.
 
 use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flate2::Compression;
@@ -142,6 +143,19 @@ async fn gb03_a_silent_head_is_given_up_and_a_post_is_not_hurried() {
         text(proxy.service_rpc(Service::UploadPack, "x", no_headers()).await).await.unwrap();
         assert_eq!(begun.elapsed(), Duration::from_secs(300), "the server may think as long as it likes");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_credential_is_renewed_once_in_an_operation_whichever_replica_refuses_it() {
+    let asked = AtomicUsize::new(0);
+    let world = World::new(move |_| {
+        let status = [401, 503, 401].get(asked.fetch_add(1, Ordering::SeqCst)).copied();
+        Act::answer(status.unwrap_or(200), "")
+    });
+    let proxy = Proxy::new(world.config(cluster(&[N1, N2]))).unwrap();
+    let error = text(proxy.service_rpc(Service::UploadPack, "x", no_headers()).await).await.unwrap_err();
+    assert!(matches!(error, ProxyError::Unauthorized { .. }), "{}", error.chain());
+    assert_eq!(world.seen.count(), 3, "the second 401 is final, on whatever replica");
 }
 
 #[tokio::test(start_paused = true)]
