@@ -18,13 +18,17 @@ use tokio::time::Sleep;
 
 use crate::error::BoxError;
 
-/// How much of a file is read at once, and how large a piece of memory is handed out.
+/// How large a piece is handed out: what a connection has taken is known this exactly.
 const PIECE: usize = 64 * 1024;
+
+/// How much of a file is read at once, while the block before it is handed out: each is a trip to another
+/// thread.
+const BLOCK: usize = 256 * 1024;
 
 /// A request body: pieces of memory and of files, in order.
 ///
-/// Every attempt reads it from the beginning. A file is read by position, in pieces of 64 KiB, so any
-/// number of readers share one handle and nothing is held whole; it must not change meanwhile.
+/// Every attempt reads it from the beginning. A file is read by position, one block of 256 KiB ahead, so
+/// any number of readers share one handle and nothing is held whole; it must not change meanwhile.
 ///
 /// # Examples
 ///
@@ -192,9 +196,12 @@ impl Taken {
 /// One reader of a [`ReplayBody`]: what a connection sends in one attempt.
 pub struct Upload {
     body: ReplayBody,
-    /// The part that is being read, and how much of it was.
+    /// The part that is being read, and how much of it is read or being read.
     part: usize,
     offset: u64,
+    /// What is read and not handed out.
+    current: Bytes,
+    /// What comes after `current`.
     reading: Option<JoinHandle<io::Result<Bytes>>>,
     /// How long to wait for `100 Continue` before sending all the same.
     patience: Option<Pin<Box<Sleep>>>,
@@ -211,6 +218,7 @@ impl Upload {
             body: body.clone(),
             part: 0,
             offset: 0,
+            current: Bytes::new(),
             reading: None,
             patience: patience.map(|patience| Box::pin(tokio::time::sleep(patience))),
             taken,
@@ -224,35 +232,41 @@ impl Upload {
     /// The next piece, without booking it.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         loop {
+            if !self.current.is_empty() {
+                return Poll::Ready(Some(Ok(self.current.split_to(self.current.len().min(PIECE)))));
+            }
             if let Some(reading) = &mut self.reading {
                 let read = ready!(Pin::new(reading).poll(cx));
                 self.reading = None;
-                let piece = read.unwrap_or_else(|error| Err(io::Error::other(error)));
-                if let Ok(piece) = &piece {
-                    self.offset += piece.len() as u64;
+                match read.unwrap_or_else(|error| Err(io::Error::other(error))) {
+                    Ok(block) => self.current = block,
+                    Err(error) => return Poll::Ready(Some(Err(error))),
                 }
-                return Poll::Ready(Some(piece));
+                self.read_on();
+                continue;
             }
             let Some(part) = self.body.parts.get(self.part) else { return Poll::Ready(None) };
             if self.offset >= part.len() {
                 self.part += 1;
                 self.offset = 0;
-                continue;
+            } else if let Part::Memory(bytes) = part {
+                self.current = bytes.clone();
+                self.offset = part.len();
+            } else {
+                self.read_on();
             }
-            match part {
-                Part::Memory(bytes) => {
-                    // The offset is below the length of a slice.
-                    let from = self.offset as usize;
-                    let piece = bytes.slice(from..bytes.len().min(from + PIECE));
-                    self.offset += piece.len() as u64;
-                    return Poll::Ready(Some(Ok(piece)));
-                }
-                Part::File { file, len } => {
-                    let (file, offset) = (file.clone(), self.offset);
-                    let want = (len - offset).min(PIECE as u64) as usize;
-                    self.reading = Some(tokio::task::spawn_blocking(move || read_at(&file, offset, want)));
-                }
-            }
+        }
+    }
+
+    /// Begins to read the next block, if the part is a file with more in it.
+    fn read_on(&mut self) {
+        if let Some(Part::File { file, len }) = self.body.parts.get(self.part)
+            && self.offset < *len
+        {
+            let (file, offset) = (file.clone(), self.offset);
+            let want = (len - offset).min(BLOCK as u64) as usize;
+            self.offset += want as u64;
+            self.reading = Some(tokio::task::spawn_blocking(move || read_at(&file, offset, want)));
         }
     }
 }
