@@ -21,7 +21,7 @@ const STEP: &str = "6 git";
 /// Of the repository, at each replica.
 const PATH: &str = "et/demo/repo";
 /// A checkout that takes longer to copy, or has more in it, is left for a repository that the demo makes.
-const COPY_LIMIT: Duration = Duration::from_secs(4);
+const COPY_LIMIT: Duration = Duration::from_secs(3);
 const MOST_KIB: u64 = 32 * 1024;
 /// Commits of a repository that the demo makes.
 const COMMITS: usize = 200;
