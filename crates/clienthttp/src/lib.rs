@@ -63,8 +63,8 @@ pub use self::{
     auth::{AuthAttacher, Bearer, NoAuth},
     body::Body,
     client::{
-        CallOptions, Client, ClientBuilder, ClientView, Condition, KeptOut, PeerView, PickExplanation,
-        Redirects, Sending,
+        CallOptions, Checks, Client, ClientBuilder, ClientView, Condition, KeptOut, PeerView,
+        PickExplanation, Redirects, Sending,
     },
     dial::{Channel, Dialer, ExchangeError, FailureKind, Security},
     error::{BoxError, BuildError, ClientError, ConfigError, Failed, Insecure, Phase},

@@ -9,7 +9,8 @@ use peerage_discovery::{Discovery, DiscoveryError, OpenOptions, ServiceType};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Auth, BodyTimeout, Choice, Client, Settings, Shared, members::Members, metrics::Meters, running::Running,
+    Auth, BodyTimeout, Checks, Choice, Client, Settings, Shared, members::Members, metrics::Meters,
+    running::Running,
 };
 use crate::{AuthAttacher, Bearer, BoxError, BuildError, ConfigError, Dialer, Picker};
 
@@ -43,6 +44,7 @@ pub enum Redirects {
 /// | resends of all calls | a fifth of them, and one a second |
 /// | a peer that fails | out for 1 s after 2 failed dials or 5 failures in a row, or half of 20 and more; longer each time |
 /// | second copies of late calls | none |
+/// | active checks of peers | none |
 /// | time of one attempt | all that is left |
 /// | calls at once | 100,000 |
 /// | redirects | handed to the caller |
@@ -57,6 +59,7 @@ pub struct ClientBuilder {
     zone: Option<Zone>,
     budget: Option<BudgetPolicy>,
     hedge: Option<HedgePolicy>,
+    checks: Option<Checks>,
     dialer: Option<Arc<dyn Dialer>>,
     auth: Way,
     conflict: Option<ConfigError>,
@@ -115,6 +118,7 @@ impl ClientBuilder {
             zone: None,
             budget: Some(BudgetPolicy::default()),
             hedge: None,
+            checks: None,
             dialer: None,
             auth: Way::None,
             conflict: None,
@@ -185,6 +189,11 @@ impl ClientBuilder {
     /// default, for those only that ask for it by [`CallOptions::hedge`](crate::CallOptions::hedge).
     pub fn hedge(self, policy: impl Into<Option<HedgePolicy>>) -> Self {
         Self { hedge: policy.into(), ..self }
+    }
+
+    /// Asks peers whether they are well, beside the calls (B-3.7). `None`, the default, for not.
+    pub fn checks(self, checks: impl Into<Option<Checks>>) -> Self {
+        Self { checks: checks.into(), ..self }
     }
 
     /// Connects to peers by this dialer.
@@ -340,7 +349,7 @@ impl ClientBuilder {
         };
         match outcome {
             Ok(snapshot) => {
-                shared.members.apply(&snapshot);
+                shared.members.apply(&snapshot, Vec::new());
                 Ok(client)
             }
             Err(DiscoveryError::NotReady { service, have, why, .. }) => {
@@ -408,6 +417,7 @@ impl ClientBuilder {
             auth,
             retry,
             hedge: self.hedge,
+            checks: self.checks.map(|checks| Arc::new(checks.aimed(&authority, &user_agent))),
             request_timeout: self.request_timeout,
             body_timeout: self.body_timeout,
             redirects: self.redirects,
@@ -520,6 +530,7 @@ impl fmt::Debug for ClientBuilder {
             zone,
             budget,
             hedge,
+            checks,
             dialer,
             auth,
             conflict: _,
@@ -553,6 +564,7 @@ impl fmt::Debug for ClientBuilder {
             .field("zone", zone)
             .field("budget", budget)
             .field("hedge", hedge)
+            .field("checks", checks)
             .field("dialer", dialer)
             .field("auth", &auth.name())
             .field("min_peers", min_peers)

@@ -2,27 +2,27 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use peerage_balance::{
-    Announced, Balancer, Budget, Explained, LeaveOut, Outcome, PeerKey, PickError, PickInput, Policy, Weight,
-    What, key_hash,
+    Announced, Balancer, Budget, Explained, LeaveOut, PeerKey, PickError, PickInput, Policy, Weight, What,
+    key_hash,
 };
-use peerage_discovery::{Discovery, Peer, PeerState, Report, Snapshot, escape};
+use peerage_discovery::{Discovery, LeaveReason, Peer, PeerState, Report, Snapshot, escape};
 use tokio::{
     sync::{Notify, futures::Notified},
-    task::JoinSet,
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 use tracing::{debug, info, warn};
 
 pub(crate) use super::node::Node;
 use super::{
-    metrics::{Levels, Meters, OBSERVED_EVERY},
+    held::Held,
+    metrics::{Levels, Meters},
     node::NEVER,
     views::{PeerView, PickExplanation},
 };
@@ -37,10 +37,6 @@ pub(crate) type Set = peerage_balance::Set<Peer, Arc<Node>>;
 const ALIVE_EVERY: u64 = 1_000_000_000;
 /// How often discovery is asked to look again because a peer cannot be reached (B-9.1).
 const REFRESH_EVERY: u64 = 1_000_000_000;
-/// How long the dial of an ejected peer may take.
-const PROBE_LIMIT: Duration = Duration::from_secs(1);
-/// How often ejected peers are dialled at most.
-const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// Who chooses the peer.
 pub(crate) enum Choice {
@@ -58,25 +54,24 @@ pub(crate) struct Members {
     balancer: Balancer<Peer, Arc<Node>>,
     changed: Notify,
     /// Wakes who dials ejected peers.
-    ejected: Notify,
-    /// The version that the balancer has. Also keeps two updates from crossing.
-    applied: Mutex<Option<u64>>,
+    pub(super) ejected: Notify,
+    /// What the balancer has. Also keeps two updates from crossing.
+    applied: Mutex<Applied>,
     /// Where the balancer's time begins.
-    epoch: Instant,
+    pub(super) epoch: Instant,
     refreshed: AtomicU64,
-    is_followed: AtomicBool,
+    pub(super) is_followed: AtomicBool,
     /// What resends draw from.
     pub(crate) budget: Option<Arc<Budget>>,
     pub(crate) meters: Meters,
 }
 
-/// Says that nobody follows any more when it ends, such as with its runtime.
-struct Following(Arc<Members>);
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        self.0.is_followed.store(false, Ordering::Release);
-    }
+/// The peers that are announced to the balancer.
+#[derive(Debug, Default)]
+struct Applied {
+    /// None before the first version.
+    snapshot: Option<Snapshot>,
+    held: Held,
 }
 
 impl Choice {
@@ -100,7 +95,7 @@ impl Members {
             balancer: Balancer::new(settings),
             changed: Notify::new(),
             ejected: Notify::new(),
-            applied: Mutex::new(None),
+            applied: Mutex::default(),
             epoch: Instant::now(),
             refreshed: AtomicU64::new(NEVER),
             is_followed: AtomicBool::new(false),
@@ -127,66 +122,8 @@ impl Members {
         self.is_followed.load(Ordering::Acquire)
     }
 
-    /// Takes over every change of the peer set, until discovery stops.
-    pub(crate) fn follow(self: Arc<Self>) -> impl Future<Output = ()> + Send + 'static {
-        self.is_followed.store(true, Ordering::Release);
-        // Outside the future, so that it also ends with one that never ran.
-        let following = Following(self);
-        async move {
-            let members = &following.0;
-            let mut changes = members.discovery.subscribe();
-            members.apply(&changes.borrow());
-            // Ends with this future: nobody dials for a client that is gone.
-            let mut probes = JoinSet::new();
-            let mut observe_at = OBSERVED_EVERY.map(|every| Instant::now() + every);
-            // One that finds out nothing is due again at once.
-            let mut not_before = members.epoch;
-            loop {
-                let probe_at = members.balancer.dial_probe_at();
-                let due = probe_at.map_or(members.epoch, |at| members.epoch + Duration::from_nanos(at));
-                let due = due.max(not_before);
-                tokio::select! {
-                    // In this order, so that a simulation repeats.
-                    biased;
-                    snapshot = changes.changed() => match snapshot {
-                        Some(snapshot) => members.apply(&snapshot),
-                        None => return,
-                    },
-                    () = members.ejected.notified() => {}
-                    () = sleep_until(due), if probe_at.is_some() => {
-                        members.probe(&mut probes);
-                        not_before = Instant::now() + PROBE_EVERY;
-                    }
-                    Some(_) = probes.join_next() => {}
-                    () = sleep_until(observe_at.unwrap_or(members.epoch)), if observe_at.is_some() => {
-                        members.observe();
-                        observe_at = OBSERVED_EVERY.map(|every| Instant::now() + every);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Dials the ejected peers that no call has tried for a while (B-3.3).
-    fn probe(self: &Arc<Self>, probes: &mut JoinSet<()>) {
-        while let Some(mut lease) = self.balancer.dial_probe(self.now()) {
-            let channel = lease.member().attached().dialled().cloned();
-            let members = Arc::clone(self);
-            probes.spawn(async move {
-                // Not counted as sent: how long it takes to connect says nothing of how fast it answers.
-                // A channel that cannot only connect leaves it to the next call.
-                let outcome = match channel {
-                    Some(channel) => channel.connect(Instant::now() + PROBE_LIMIT).await,
-                    None => None,
-                };
-                members.balancer.head(&mut lease, outcome.unwrap_or(Outcome::Cancelled), members.now());
-                members.tell();
-            });
-        }
-    }
-
     /// Sets the gauges of the metrics.
-    fn observe(&self) {
+    pub(super) fn observe(&self) {
         let levels =
             Levels { panic_picks: self.balancer.counters().panic_picks, resends_left: self.resends_left() };
         self.meters.observe(&self.views().1, &levels);
@@ -217,18 +154,62 @@ impl Members {
         }
     }
 
-    /// Makes the peers of `snapshot` those that are picked among.
-    pub(crate) fn apply(&self, snapshot: &Snapshot) {
-        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        if applied.is_some_and(|version| version >= snapshot.version()) {
-            return;
-        }
+    /// Makes the peers of `snapshot` those that are picked among; `gone` left since the last one. Those that
+    /// did without a word may be kept for a while (B-9.1).
+    pub(super) fn apply(&self, snapshot: &Snapshot, gone: Vec<(Peer, LeaveReason)>) {
+        let mut applied = self.applied();
         // Before discovery has started there is nothing to be told; an empty set would be an answer.
-        if snapshot.version() == 0 {
+        if applied.snapshot.as_ref().map_or(0, Snapshot::version) >= snapshot.version() {
             return;
         }
-        *applied = Some(snapshot.version());
-        let announced = snapshot.peers().iter().map(|peer| self.announce(peer));
+        applied.snapshot = Some(snapshot.clone());
+        let step = applied.held.list(self.now(), snapshot.peers(), gone, |peer| self.succeeded_at(peer));
+        if step.guarded > 0 {
+            warn!(
+                peerage.service_type = %self.discovery.service_type(),
+                peers = step.guarded,
+                "most peers were lost at once: they are kept for a while",
+            );
+            self.meters.guarded(step.guarded);
+        }
+        self.announce_all(&applied);
+        drop(applied);
+        if step.refresh {
+            self.discovery.refresh();
+        }
+    }
+
+    /// Lets go of the peers that were kept long enough.
+    pub(super) fn let_go(&self) {
+        let mut applied = self.applied();
+        if applied.held.tick(self.now(), |peer| self.succeeded_at(peer)) {
+            self.announce_all(&applied);
+            drop(applied);
+            self.discovery.refresh();
+        }
+    }
+
+    /// When [`let_go`](Self::let_go) has something to do.
+    pub(super) fn let_go_at(&self) -> Option<u64> {
+        self.applied().held.next()
+    }
+
+    fn applied(&self) -> MutexGuard<'_, Applied> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn succeeded_at(&self, peer: &Peer) -> Option<u64> {
+        self.balancer.member(&PeerKey::new(peer.node_id(), ""))?.state().succeeded_at()
+    }
+
+    fn announce_all(&self, applied: &Applied) {
+        let listed = applied.snapshot.as_ref().map_or(&[][..], Snapshot::peers);
+        let announced =
+            listed.iter().map(|peer| self.announce(peer)).chain(applied.held.peers().map(|peer| {
+                let mut announced = self.announce(peer);
+                announced.suspect = true;
+                announced
+            }));
         let changes = self.balancer.update(self.now(), announced);
         for member in &changes.left {
             debug!(peerage.node_id = %escape(member.peer().node_id()), "peer left");

@@ -2,6 +2,9 @@
 
 mod builder;
 mod call;
+mod checks;
+mod follow;
+mod held;
 mod members;
 mod metrics;
 mod node;
@@ -32,6 +35,7 @@ use tracing::warn;
 
 pub use self::{
     builder::{ClientBuilder, Redirects},
+    checks::Checks,
     options::CallOptions,
     views::{ClientView, Condition, KeptOut, PeerView, PickExplanation},
 };
@@ -89,6 +93,7 @@ struct Settings {
     auth: Auth,
     retry: RetryPolicy,
     hedge: Option<HedgePolicy>,
+    checks: Option<Arc<Checks>>,
     request_timeout: Option<Duration>,
     body_timeout: BodyTimeout,
     redirects: Redirects,
@@ -318,7 +323,7 @@ impl Shared {
             Ok(()) | Err(peerage_discovery::DiscoveryError::AlreadyStarted) => {}
             Err(error) => return Err(error),
         }
-        let following = Arc::clone(&self.members).follow();
+        let following = follow::follow(Arc::clone(&self.members), self.settings.checks.clone());
         *follower = Some(runtime.spawn(following).abort_handle());
         Ok(())
     }

@@ -49,6 +49,8 @@ pub struct PeerView {
     pub peer: Peer,
     /// What is going on with it, in a word; the worst if there is more.
     pub condition: Condition,
+    /// Discovery doubts that it is alive, or has it no more and it is kept for a while.
+    pub is_suspect: bool,
     /// What keeps calls away from it, in words; `None` if nothing does.
     pub why_out: Option<String>,
     /// When that ends, if it ends by itself; for an ejected peer when it is probed.
@@ -186,6 +188,7 @@ impl PeerView {
         Self {
             peer: member.peer().clone(),
             condition: Condition::of(member, now),
+            is_suspect: state.flags(now).contains(Flags::SUSPECT),
             why_out: member.why_out(now).map(|why| why.to_string()),
             out_for: state.until(now).map(|until| Duration::from_nanos(until.saturating_sub(now))),
             estimate: Duration::from_nanos(state.estimate(now)),
@@ -209,7 +212,7 @@ impl PeerView {
 impl fmt::Display for PeerView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, {} calls", self.peer, self.in_flight)?;
-        if !self.peer.is_up() {
+        if self.is_suspect {
             f.write_str(", in doubt")?;
         }
         self.why_out.as_ref().map_or(Ok(()), |why| write!(f, ", {why}"))

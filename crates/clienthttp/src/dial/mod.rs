@@ -188,6 +188,19 @@ impl Channel {
         }
     }
 
+    /// Opens a connection and closes it again. `None` where the channel cannot do that alone.
+    #[cfg_attr(
+        not(feature = "zap"),
+        expect(clippy::unused_async, unused_variables, reason = "see the other half")
+    )]
+    pub(crate) async fn try_connect(&self, until: Instant) -> Option<bool> {
+        match &self.kind {
+            #[cfg(feature = "zap")]
+            Kind::Zap(client) => Some(client.try_connect(Some(until)).await.is_ok()),
+            Kind::Other(_) => None,
+        }
+    }
+
     /// How many connections are open, where the channel knows.
     pub(crate) fn connection_count(&self) -> Option<usize> {
         match &self.kind {

@@ -13,10 +13,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::kit::{Peer, at, fixed};
 
-/// What an attempt may take. Byte by byte through two sockets takes half of it on a busy machine.
-const PER_TRY: Duration = Duration::from_millis(300);
+/// What an attempt may take. Byte by byte through two sockets takes half of it on a very busy machine.
+const PER_TRY: Duration = Duration::from_millis(600);
 /// What a call may take.
-const CALL: Duration = Duration::from_millis(1_200);
+const CALL: Duration = Duration::from_millis(1_800);
 /// What a cell may take: its call, and slack for a busy machine.
 const CELL: Duration = Duration::from_secs(5);
 

@@ -185,7 +185,7 @@ async fn b_6_copies_are_within_both_budgets() {
 
 #[tokio::test(start_paused = true)]
 async fn b_6_a_hundredth_of_slow_calls_does_not_show_and_costs_five_percent() {
-    const CALLS: usize = 4_000;
+    const CALLS: usize = 2_000;
     let seen = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&seen);
     let router = Router::new().fallback(move || {
@@ -210,7 +210,7 @@ async fn b_6_a_hundredth_of_slow_calls_does_not_show_and_costs_five_percent() {
     println!("p99 {p99:?}, {extra} copies of {CALLS} calls");
     assert!(p99 <= MS(50), "{p99:?}");
     assert!(extra as f64 <= CALLS as f64 * 0.051, "{extra}");
-    assert!(extra >= 30, "the slow ones had copies: {extra}");
+    assert!(extra >= 15, "the slow ones had copies: {extra}");
 }
 
 #[tokio::test(start_paused = true)]

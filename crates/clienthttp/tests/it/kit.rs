@@ -129,7 +129,14 @@ impl Announcer {
     }
 
     pub(crate) fn leave(&self, id: &str) {
-        self.publisher.edit(Instant::now(), |table, now| table.remove(id, LeaveReason::Goodbye, now));
+        self.lose(&[id], LeaveReason::Goodbye);
+    }
+
+    /// These leave at once.
+    pub(crate) fn lose(&self, ids: &[&str], reason: LeaveReason) {
+        for id in ids {
+            self.publisher.edit(Instant::now(), |table, now| table.remove(id, reason, now));
+        }
         self.publisher.publish();
     }
 

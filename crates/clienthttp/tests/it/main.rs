@@ -4,6 +4,7 @@
 mod auth;
 mod build;
 mod call;
+mod checks;
 mod cost;
 mod dialers;
 mod estimate;
@@ -14,6 +15,7 @@ mod life;
 mod limits;
 mod mdns;
 mod members;
+mod metrics;
 mod pick;
 mod redirects;
 mod retry;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use peerage_clienthttp::ClientError;
-use peerage_discovery::{Report, SourceId};
+use peerage_discovery::{LeaveReason, Report, SourceId};
 use peerage_tests::{Refuser, ScriptedServer};
 
 use crate::kit::{Announcer, Elsewhere, Peer, client_of, until};
@@ -159,4 +159,38 @@ async fn a_peer_that_refuses_is_reported_and_a_doubted_one_that_refuses_is_passe
     until(|| !client.explain().contains("billing-1")).await;
     let error = client.get("/").send().await.unwrap_err();
     assert!(matches!(error, ClientError::Connect { .. }), "it is better than nobody: {error:?}");
+}
+
+#[tokio::test]
+async fn b_9_1_peers_that_a_source_loses_without_a_word_are_kept_in_doubt() {
+    let peer = Peer::start("billing").await;
+    let refuser = Refuser::new();
+    let source = Announcer::new(SourceId::Mdns);
+    let ids = ["billing-1", "billing-2", "billing-3", "billing-4", "billing-5"];
+    // Different addresses, one of which is well: all of 127.0.0.0/8 is this host.
+    for (id, last) in ids.iter().zip(1..) {
+        let address = if last == 1 { peer.addr() } else { ([127, 0, 0, last], refuser.addr().port()).into() };
+        source.join(id, &[address]);
+    }
+    let client = source.client().min_peers(5).build().await.unwrap();
+    until(|| client.view().peers.len() == 5).await;
+    let refreshes = source.refreshes.count();
+    source.lose(&ids[1..], LeaveReason::Goodbye);
+    until(|| client.view().peers.len() == 1).await;
+    assert_eq!(source.refreshes.count(), refreshes, "a goodbye is believed");
+
+    for (id, last) in ids.iter().zip(1..).skip(1) {
+        source.join(id, &[([127, 0, 0, last], refuser.addr().port()).into()]);
+    }
+    until(|| client.view().peers.len() == 5).await;
+    source.lose(&ids, LeaveReason::Expired);
+    until(|| {
+        client.view().peers.iter().all(|view| view.why_out.is_none() && source.refreshes.count() > refreshes)
+    })
+    .await;
+    assert!(client.peers().is_empty(), "discovery has nobody");
+    let answer = client.get("/").send().await.unwrap();
+    assert_eq!(answer.status(), 200, "who lives is called");
+    assert_eq!(client.view().peers.len(), 5);
+    assert!(client.explain().contains("in doubt"), "{}", client.explain());
 }

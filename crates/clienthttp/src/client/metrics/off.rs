@@ -37,6 +37,8 @@ impl Meters {
 
     pub(crate) fn ended(&self, _: usize) {}
 
+    pub(crate) fn guarded(&self, _: usize) {}
+
     pub(crate) fn noticed(&self, _: &Notice) {}
 
     pub(crate) fn observe(&self, _: &[PeerView], _: &Levels) {}

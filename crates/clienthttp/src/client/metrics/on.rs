@@ -26,6 +26,7 @@ const RESENDS_REFUSED: &str = "peerage.client.resends_refused";
 const HEDGES: &str = "peerage.client.hedges";
 const DEADLINE_EXCEEDED: &str = "peerage.client.deadline_exceeded";
 const PANIC_PICKS: &str = "peerage.client.panic_picks";
+const GUARDED_REMOVALS: &str = "peerage.client.guarded_removals";
 const PEERS: &str = "peerage.client.peers";
 const PENDING: &str = "peerage.client.pending";
 const ESTIMATE: &str = "peerage.client.estimate";
@@ -160,6 +161,11 @@ impl Meters {
         histogram.record(attempts as f64);
     }
 
+    /// So many peers are kept though the source lost them.
+    pub(crate) fn guarded(&self, peers: usize) {
+        metrics::counter!(GUARDED_REMOVALS, self.labels(&[])).increment(peers as u64);
+    }
+
     /// Something happened to a peer: rare, so nothing is kept for it.
     pub(crate) fn noticed(&self, notice: &Notice) {
         let node = || notice.key.as_ref().map_or("", |key| key.as_str()).to_owned();
@@ -285,6 +291,7 @@ fn describe() {
     metrics::describe_counter!(HEDGES, "second copies of late calls");
     metrics::describe_counter!(DEADLINE_EXCEEDED, "calls whose time was over");
     metrics::describe_counter!(PANIC_PICKS, "picks while most peers were out");
+    metrics::describe_counter!(GUARDED_REMOVALS, "peers that are kept though most were lost at once");
     metrics::describe_gauge!(PEERS, "peers by what is going on with them");
     metrics::describe_gauge!(PENDING, "calls of a peer that run");
     metrics::describe_gauge!(ESTIMATE, Unit::Seconds, "how long a peer is expected to take to answer");

@@ -1,0 +1,177 @@
+//! Active checks: asking peers whether they are well, beside the calls (B-3.7).
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use http::{HeaderValue, Method, Request, Uri, header::USER_AGENT, request::Parts, uri::Authority};
+use peerage_balance::{PeerKey, next_check_of};
+use tokio::{task::JoinSet, time::Instant};
+
+use super::members::{Member, Members};
+use crate::{Body, ConfigError};
+
+/// The most checks of a client at once.
+const MOST: usize = 16;
+
+/// How peers are asked whether they are well, beside the calls. A peer that fails three times in a row gets no
+/// calls until it passes twice. Off unless given to [`ClientBuilder::checks`](crate::ClientBuilder::checks):
+/// calls themselves find out soon enough, but where there are few.
+///
+/// | setting | default |
+/// |---|---|
+/// | every | 10 s, a tenth more or less at random |
+/// | timeout | 1 s |
+#[derive(Clone)]
+pub struct Checks {
+    kind: Kind,
+    every: Duration,
+    timeout: Duration,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Connect,
+    Get(Box<Parts>),
+}
+
+impl Checks {
+    /// A connection must come up, TLS and all. Peers whose dialer cannot tell always pass.
+    #[must_use]
+    pub fn connect() -> Self {
+        Self { kind: Kind::Connect, every: Duration::from_secs(10), timeout: Duration::from_secs(1) }
+    }
+
+    /// A GET of this path, such as `/healthz`, must be answered with 200. No credentials are sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Setting`] if it is no path.
+    pub fn get(path: &str) -> Result<Self, ConfigError> {
+        let why = "a path that begins with a slash";
+        let bad = || ConfigError::Setting { setting: "checks", why };
+        let uri: Uri = path.parse().map_err(|_| bad())?;
+        if uri.authority().is_some() || !path.starts_with('/') || path.starts_with("//") {
+            return Err(bad());
+        }
+        let mut request = Request::new(());
+        (*request.method_mut(), *request.uri_mut()) = (Method::GET, uri);
+        Ok(Self { kind: Kind::Get(Box::new(request.into_parts().0)), ..Self::connect() })
+    }
+
+    /// How often each peer is checked: 100 ms to an hour.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Setting`] outside that range.
+    pub fn every(self, every: Duration) -> Result<Self, ConfigError> {
+        let fits = (Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&every);
+        let why = "every 100 ms to every hour";
+        fits.then_some(Self { every, ..self }).ok_or(ConfigError::Setting { setting: "checks", why })
+    }
+
+    /// How long a check may take: 1 ms to a minute.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Setting`] outside that range.
+    pub fn timeout(self, timeout: Duration) -> Result<Self, ConfigError> {
+        let fits = (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&timeout);
+        let why = "a timeout of 1 ms to a minute";
+        fits.then_some(Self { timeout, ..self }).ok_or(ConfigError::Setting { setting: "checks", why })
+    }
+
+    /// For a service of that name, by a client that calls itself that.
+    pub(super) fn aimed(mut self, authority: &Authority, user_agent: &HeaderValue) -> Self {
+        if let Kind::Get(head) = &mut self.kind {
+            let mut uri = std::mem::take(&mut head.uri).into_parts();
+            uri.scheme = Some(http::uri::Scheme::HTTP);
+            uri.authority = Some(authority.clone());
+            head.uri = Uri::from_parts(uri).unwrap_or_default();
+            head.headers.insert(USER_AGENT, user_agent.clone());
+        }
+        self
+    }
+
+    async fn pass(&self, members: &Members, member: &Member) -> bool {
+        let until = Instant::now() + self.timeout;
+        let Ok(channel) = member.attached().channel(&*members.dialer, member.peer()) else { return false };
+        match &self.kind {
+            Kind::Connect => channel.try_connect(until).await.unwrap_or(true),
+            Kind::Get(head) => {
+                let answer = channel.send(head, Body::empty(), false, Some(until), || {}).await;
+                answer.is_ok_and(|answer| answer.status() == http::StatusCode::OK)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Checks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = match &self.kind {
+            Kind::Connect => None,
+            Kind::Get(head) => Some(head.uri.path()),
+        };
+        f.debug_struct("Checks")
+            .field("path", &path)
+            .field("every", &self.every)
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
+
+/// Who is checked when.
+pub(super) struct Checker {
+    checks: Arc<Checks>,
+    due: HashMap<PeerKey, u64>,
+    running: JoinSet<()>,
+}
+
+impl Checker {
+    pub(super) fn new(checks: Arc<Checks>) -> Self {
+        Self { checks, due: HashMap::new(), running: JoinSet::new() }
+    }
+
+    /// When [`run`](Self::run) has something to do.
+    pub(super) fn due(&mut self, members: &Members) -> Option<u64> {
+        let (set, now, random) = (members.balancer().set(), members.now(), members.balancer().random());
+        self.due.retain(|key, _| set.members().iter().any(|member| member.key() == key));
+        for member in set.members() {
+            // The first ones are spread over the whole interval.
+            self.due
+                .entry(member.key().clone())
+                .or_insert_with(|| next_check_of(self.checks.nanos(), now, true, random.next_u64()));
+        }
+        if self.running.len() < MOST { self.due.values().min().copied() } else { None }
+    }
+
+    /// Begins the checks that are due.
+    pub(super) fn run(&mut self, members: &Arc<Members>) {
+        let (set, now) = (members.balancer().set(), members.now());
+        for member in set.members() {
+            let Some(due) = self.due.get_mut(member.key()).filter(|due| **due <= now) else { continue };
+            if self.running.len() >= MOST {
+                return;
+            }
+            *due = next_check_of(self.checks.nanos(), now, false, members.balancer().random().next_u64());
+            let (checks, members, member) = (self.checks.clone(), Arc::clone(members), Arc::clone(member));
+            self.running.spawn(async move {
+                let passed = checks.pass(&members, &member).await;
+                members.balancer().checked(&member, passed, members.now());
+                members.tell();
+            });
+        }
+    }
+
+    /// Resolves when a check has ended.
+    pub(super) async fn ended(&mut self) {
+        if self.running.join_next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Checks {
+    /// The interval. An hour in nanoseconds fits.
+    fn nanos(&self) -> u64 {
+        u64::try_from(self.every.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
