@@ -12,6 +12,7 @@ const FEATURES: &[(&str, &[&str])] = &[
     ("peerage-discovery", &["mdns"]),
     ("peerage-zaphttp", &["tls"]),
     ("peerage-controlclient", &["server"]),
+    ("peerage-transport", &["reqwest"]),
     ("peerage-clienthttp", &["zap", "http", "mdns", "json", "test-util"]),
 ];
 

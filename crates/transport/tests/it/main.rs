@@ -18,5 +18,6 @@ mod real;
 mod streams;
 mod threats;
 mod trusted;
+#[cfg(feature = "reqwest")]
 mod wires;
 mod world;
