@@ -47,7 +47,9 @@ impl Stage {
         let ran = self.try_git(arguments).await;
         assert!(!ran.success, "{title} ({}): {arguments:?} succeeds", self.set);
         assert!(!ran.stderr.contains("panicked"), "{title}: {}", ran.stderr);
-        format!("{}{}", ran.stdout, ran.stderr)
+        // Git and the helper share one stderr: the helper's last line may come in the middle of one of Git's.
+        let ours = exit_line(&ran.stderr);
+        format!("{}{}", ran.stdout, ran.stderr.replacen(ours, "", 1))
     }
 
     async fn commit(&self, branch: &str, label: &str) {
@@ -79,6 +81,13 @@ impl Stage {
     async fn hook(&self, name: &str, text: &str) {
         script(&self.bare.join("hooks").join(name), text);
     }
+}
+
+/// What the helper says when `git send-pack` ended without success; empty if it did not.
+fn exit_line(text: &str) -> &str {
+    let from = text.find("fatal: send-pack exited").unwrap_or(text.len());
+    let line = &text[from..];
+    &line[..line.find('\n').map_or(line.len(), |end| end + 1)]
 }
 
 #[tokio::test(flavor = "multi_thread")]
