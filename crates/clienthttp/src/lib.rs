@@ -27,7 +27,8 @@
 //! - `mdns` (default): find peers by multicast DNS when no other source is given.
 //! - `http`: dial peers that are ordinary HTTP/1.1 or HTTP/2 servers.
 //! - `json`: request and response bodies as JSON.
-//! - `metrics`: count calls, outcomes and ejections through the `metrics` facade.
+//! - `metrics`: count calls, outcomes and ejections through the `metrics` facade. Its recorder must be there
+//!   before the first client is made: handles are asked for once.
 //! - `test-util`: in-memory peers for tests and examples.
 
 mod attempts;

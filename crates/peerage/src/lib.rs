@@ -37,6 +37,7 @@
 //! - `controlclient` (default): register at gateways what is served.
 //! - `http` (default): dial peers that are ordinary web servers.
 //! - `json` (default): bodies as JSON.
+//! - `metrics`: counts through the `metrics` facade; install its recorder before the first client is made.
 //! - `sim`: `sim`, the client in virtual time with scripted peers.
 
 mod error;
