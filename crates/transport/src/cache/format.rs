@@ -73,7 +73,7 @@ impl Members for Cluster {
             "nodes" => self.nodes = members.next_value()?,
             "nodes_expires_at" => self.nodes_expires_at = members.next_value()?,
             "repos" => self.repos = members.next_value::<Option<_>>()?.unwrap_or_default(),
-            _ => drop(self.other.insert(name.into_owned(), members.next_value()?)),
+            _ => drop(self.other.insert(name.into_owned(), foreign(members, MAX_DEPTH - 2)?)),
         }
         Ok(())
     }
@@ -88,11 +88,30 @@ impl Members for Repo {
         match name.as_ref() {
             "nodes" => self.nodes = members.next_value()?,
             "expires_at" => self.expires_at = members.next_value()?,
-            "down_until" => self.down_until = members.next_value()?,
-            _ => drop(self.other.insert(name.into_owned(), members.next_value()?)),
+            "down_until" => {
+                self.down_until = Some(foreign(members, MAX_DEPTH - 4)?).filter(|value| !value.is_null());
+            }
+            _ => drop(self.other.insert(name.into_owned(), foreign(members, MAX_DEPTH - 4)?)),
         }
         Ok(())
     }
+}
+
+/// A value that is not of our shape, if it nests no deeper than `limit`. Nothing else in the file can nest, and
+/// the parser has a limit of its own before its stack ends.
+fn foreign<'de, A: MapAccess<'de>>(members: &mut A, limit: usize) -> Result<Value, A::Error> {
+    fn depth(value: &Value) -> usize {
+        match value {
+            Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
+            Value::Object(values) => 1 + values.values().map(depth).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+    let value = members.next_value()?;
+    if depth(&value) > limit {
+        return Err(serde::de::Error::custom("it nests too deep"));
+    }
+    Ok(value)
 }
 
 impl<'de> Deserialize<'de> for Cluster {
@@ -182,7 +201,7 @@ impl<'de> Deserialize<'de> for Time {
 impl CacheFile {
     /// Reads a file; whatever is not of the shape that we would write is an empty cache.
     pub fn parse(bytes: &[u8]) -> Self {
-        if bytes.len() as u64 > MAX_FILE || !is_shallow(bytes) {
+        if bytes.len() as u64 > MAX_FILE {
             return Self::default();
         }
         serde_json::from_slice(bytes)
@@ -291,25 +310,6 @@ impl Repo {
 fn fresh(nodes: &Option<Vec<String>>, expires_at: &Time, now: SystemTime) -> Option<Vec<String>> {
     let nodes = nodes.as_ref().filter(|nodes| !nodes.is_empty() && expires_at.is_fresh(now))?;
     Some(nodes.iter().take(MAX_REPLICAS).cloned().collect())
-}
-
-/// Whether nothing nests deeper than we allow; a glance that needs no parser's stack.
-fn is_shallow(bytes: &[u8]) -> bool {
-    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
-    for byte in bytes {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_text => escaped = true,
-            b'"' => in_text = !in_text,
-            b'[' | b'{' if !in_text => depth += 1,
-            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > MAX_DEPTH {
-            return false;
-        }
-    }
-    true
 }
 
 /// Two spaces, and the characters escaped that the other writers of this file escape.

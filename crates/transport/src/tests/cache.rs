@@ -148,6 +148,9 @@ fn s243_what_is_no_cache_is_an_empty_one() {
     let blanks = " ".repeat(17 * 1024 * 1024);
     let bom = format!("\u{feff}{WRITTEN}");
     let nested = format!("{{\"c\":{{\"x\":{}1{}}}}}", "[".repeat(31), "]".repeat(31));
+    let (open, close) = ("[".repeat(29), "]".repeat(29));
+    let in_repo = format!("{{\"c\":{{\"repos\":{{\"r\":{{\"x\":{open}1{close}}}}}}}}}");
+    let down = in_repo.replace("\"x\"", "\"down_until\"");
     // (row, text)
     let table: Vec<(&str, &[u8])> = vec![
         ("T-177", b"not json"),
@@ -162,9 +165,16 @@ fn s243_what_is_no_cache_is_an_empty_one() {
         ("SV-N05", b"{\"\xff\":{}}"),
         ("SV-N05", bom.as_bytes()),
         ("SV-N05", nested.as_bytes()),
+        ("SV-N05", in_repo.as_bytes()),
+        ("SV-N05", down.as_bytes()),
     ];
     for (row, text) in table {
         assert_eq!(CacheFile::parse(text).to_json(), b"{}", "{row}");
+    }
+    // One level less is what others may keep there.
+    for text in [&nested, &in_repo, &down] {
+        let text = text.replacen('[', "", 1).replacen(']', "", 1);
+        assert_ne!(CacheFile::parse(text.as_bytes()).to_json(), b"{}", "{text}");
     }
 }
 
