@@ -151,13 +151,16 @@ impl Scene<'_> {
 
     /// A bare repository at `place` with the history of this checkout as `main`, or with one made here.
     async fn original(&self, place: &Path) -> Result<&'static str, String> {
-        match tokio::time::timeout(COPY_LIMIT, self.copy_of_checkout(place)).await {
-            Ok(Ok(())) => return Ok("this checkout"),
+        // Apart: what a copy that took too long has started may still write there.
+        let copy = self.place.path().join("checkout");
+        match tokio::time::timeout(COPY_LIMIT, self.copy_of_checkout(&copy)).await {
+            Ok(Ok(())) => {
+                let moved = place.parent().map_or(Ok(()), std::fs::create_dir_all);
+                moved.and_then(|()| std::fs::rename(copy, place)).map_err(|error| error.to_string())?;
+                return Ok("this checkout");
+            }
             Ok(Err(why)) => tracing::info!(%why, "the demo makes a repository of its own"),
             Err(_) => tracing::info!("the demo makes a repository of its own: this checkout is too large"),
-        }
-        if place.exists() {
-            std::fs::remove_dir_all(place).map_err(|error| error.to_string())?;
         }
         self.init(place).await?;
         let mut history = String::new();
