@@ -19,7 +19,7 @@ use peerage_discovery::{
     Discovery, DiscoveryError, Endpoint, LeaveReason, Metadata, Peer, Publisher, Report, ServiceType,
     Snapshot, SourceId, Status, Stopping, Subscription, SuspectWhy,
 };
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tower_service::Service;
 
@@ -42,7 +42,9 @@ pub(super) struct Number(pub(super) u64);
 pub(super) struct Scripted {
     name: Arc<str>,
     log: Log,
-    does: watch::Sender<Behavior>,
+    does: Mutex<Behavior>,
+    /// It does something else. Not a `watch`, which wakes those who wait in an order drawn by lot.
+    changed: Notify,
     workers: Option<Semaphore>,
     random: Generator,
     /// Connections of the client that wait for a call.
@@ -56,7 +58,8 @@ impl Scripted {
         let name: Arc<str> = peer.name.as_str().into();
         Self {
             log: log.clone(),
-            does: watch::Sender::new(Behavior::hangs()),
+            does: Mutex::new(Behavior::hangs()),
+            changed: Notify::new(),
             workers: peer.workers.map(Semaphore::new),
             random: Generator::seeded(seed),
             idle: AtomicUsize::new(0),
@@ -72,7 +75,12 @@ impl Scripted {
         if behavior.0 == Does::Refuse {
             self.idle.store(0, Ordering::Relaxed);
         }
-        self.does.send_replace(behavior.clone());
+        *self.does.lock().unwrap_or_else(PoisonError::into_inner) = behavior.clone();
+        self.changed.notify_waiters();
+    }
+
+    fn does(&self) -> Behavior {
+        self.does.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn says(&self, does: &str) {
@@ -93,18 +101,18 @@ impl Scripted {
         if self.idle.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
             return Ok(());
         }
-        let mut does = self.does.subscribe();
         let until = Instant::now() + self.connect_timeout;
         loop {
-            let now = does.borrow_and_update().0.clone();
-            let failed = match now {
+            // Before the look: it hears of what changes after it was made.
+            let changed = self.changed.notified();
+            let failed = match self.does().0 {
                 Does::Refuse => {
                     ExchangeError::new(FailureKind::Connect, Stage::NotSent, "connection refused")
                 }
                 Does::BlackHole => tokio::select! {
                     biased;
                     // The next packet of those that open a connection gets through.
-                    _ = does.changed() => continue,
+                    () = changed => continue,
                     () = sleep_until(until) => {
                         ExchangeError::new(FailureKind::ConnectTimeout, Stage::NotSent, "no connection in time")
                     }
@@ -129,11 +137,11 @@ impl Scripted {
             Some(workers) => workers.acquire().await.ok(),
             None => None,
         };
-        let mut does = self.does.subscribe();
         // When it is done with the request, and what it does then; `None` while it does nothing.
         let mut doing: Option<(Instant, Does)> = None;
         loop {
-            let now = does.borrow_and_update().clone();
+            let changed = self.changed.notified();
+            let now = self.does();
             match &now.0 {
                 Does::Refuse => {
                     taken.done("cuts it off", None);
@@ -164,7 +172,7 @@ impl Scripted {
             tokio::select! {
                 biased;
                 () = over => break,
-                changed = does.changed() => if changed.is_err() { std::future::pending::<()>().await },
+                () = changed => {}
             }
         }
         match doing {

@@ -74,8 +74,11 @@ fn one_seed_gives_one_log_and_another_gives_another() {
     let mut logs = Vec::new();
     for_each_seed(|seed| {
         let (first, second) = (bad_day(seed), bad_day(seed));
-        assert_eq!(first.log(), second.log(), "seed {seed}");
-        assert_eq!(first, second);
+        // Not the whole logs: who reads of a difference wants the first one.
+        let (one, other) = (first.log(), second.log());
+        let differing = one.lines().zip(other.lines()).enumerate().find(|(_, (one, other))| one != other);
+        assert_eq!(differing, None, "seed {seed}");
+        assert!(one == other && first == second, "seed {seed}: {} and {} bytes", one.len(), other.len());
     });
     for seed in [1, 2, 3] {
         // Not because the seed stands in it.
