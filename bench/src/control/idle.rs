@@ -40,6 +40,7 @@ pub(super) async fn fleet() -> Result<(), BoxError> {
     };
     let beats_before = beats();
     let cost = Cost::start();
+    // What it costs while nothing happens is what is measured.
     tokio::time::sleep(IDLE).await;
     let idle = cost.of(beats() - beats_before);
     println!("{FLEET} registrations in one process: made in {registered:.2?}, one after the other");

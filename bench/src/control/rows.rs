@@ -22,8 +22,10 @@ pub(super) async fn cb01() -> Result<(), BoxError> {
         let gateway = DevGateway::builder().start().await?;
         let registration = builder(gateway.addr().to_string(), 41_001).ttl(TTL).start().await?;
         gateway.wait_for_calls(Rpc::Heartbeat, 1).await?;
+        // Each run is struck at a point of the interval of its own.
         tokio::time::sleep(Duration::from_secs(2).mul_f64(run as f64 / RUNS as f64)).await;
         gateway.black_hole(BlackHole::Existing);
+        // The row asks what happens in that time, whatever comes first.
         tokio::time::sleep(TIME).await;
         let accepted: Vec<Duration> =
             gateway.log().iter().filter(|call| call.rpc == Rpc::Heartbeat).map(|call| call.at).collect();
@@ -101,6 +103,7 @@ async fn cb02_runs(
             let registration = builder.heartbeat_interval(Duration::from_millis(100)).start().await?;
             gateway.wait_for_calls(Rpc::Heartbeat, 1).await?;
             fault(&gateway).await?;
+            // The closing meets each state that the fault leads to.
             tokio::time::sleep(Duration::from_millis(15) * run as u32).await;
             let began = Instant::now();
             registration.shutdown(deadline).await;

@@ -59,6 +59,7 @@ pub(super) async fn cb11() -> Result<(), BoxError> {
         registrations.push(together.start().await?);
     }
     let began = Instant::now();
+    // The row is about what a server sees in so long.
     tokio::time::sleep(TIME).await;
     let all_live = registrations.iter().filter(|registration| registration.state().is_live()).count();
     let lost: u64 =

@@ -120,6 +120,7 @@ where
     let each = Duration::from_secs(1) / rate;
     for number in 0.. {
         let due = each * number;
+        // The rate is by the clock: a call is due whatever became of those before.
         std::thread::sleep((began + due).saturating_duration_since(Instant::now()));
         if stop.load(Ordering::Relaxed) {
             return;

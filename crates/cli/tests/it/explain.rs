@@ -70,6 +70,7 @@ fn late_answers_get_a_copy_elsewhere_if_asked_for() {
     // One answer in 40 is late: what the delay is learned from says so.
     let slow = service(move || {
         if number.fetch_add(1, Ordering::Relaxed) % 40 == 39 {
+            // What the test is about: a server that is slow, far beyond what others take.
             thread::sleep(Duration::from_millis(400));
         }
         ok("one")
