@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -237,8 +237,10 @@ async fn carry(mut client: TcpStream, conn: usize, plan: Plan, shared: &Shared) 
         let end = {
             let (client_read, client_write) = client.split();
             let (server_read, server_write) = server.split();
-            let up = pump(client_read, server_write, plan.up, conn, Direction::Up, &shared.events);
-            let down = pump(server_read, client_write, plan.down, conn, Direction::Down, &shared.events);
+            let asked = Notify::new();
+            let up = pump(client_read, server_write, plan.up, conn, Direction::Up, &asked, &shared.events);
+            let down =
+                pump(server_read, client_write, plan.down, conn, Direction::Down, &asked, &shared.events);
             tokio::pin!(up, down);
             let (first, up_ended) = tokio::select! {
                 end = &mut up => (end, true),
@@ -290,9 +292,14 @@ async fn pump(
     plan: Pump,
     conn: usize,
     direction: Direction,
+    asked: &Notify,
     events: &Facts<ProxyEvent>,
 ) -> End {
     let Pump { cut, flip, mut insert, pace } = plan;
+    // An answer can only break off, be it at its first byte, once there was something to answer.
+    if direction == Direction::Down && matches!(cut, Some((0, Cut::Reset | Cut::Close))) {
+        asked.notified().await;
+    }
     let mut writer = Paced { pace, held: Vec::new(), jitter: 0x9e37_79b9 ^ conn as u64 };
     let mut total = 0_u64;
     let mut buffer = vec![0; 16 << 10];
@@ -327,6 +334,9 @@ async fn pump(
         let piece = buffer.get_mut(..room).unwrap_or_default();
         let len = match from.read(piece).await {
             Ok(0) => {
+                if direction == Direction::Up {
+                    asked.notify_one();
+                }
                 events.push(ProxyEvent::Closed { conn, direction });
                 let _ = writer.flush(&mut to).await;
                 let _ = to.shutdown().await;
@@ -345,6 +355,9 @@ async fn pump(
             return End::Reset;
         }
         total += len as u64;
+        if direction == Direction::Up {
+            asked.notify_one();
+        }
         events.push(ProxyEvent::Passed { conn, direction, total });
     }
 }
