@@ -16,10 +16,12 @@ use peerage_zaphttp::{Body, BodyError, Client, SendErrorKind, Server, ServerHand
 
 use crate::kit::serve;
 
-/// What every wait of the client comes to an end after.
-const TIMEOUT: Duration = Duration::from_millis(300);
-/// What a cell may take: its timeouts, and much slack for a busy machine.
-const CELL: Duration = Duration::from_secs(5);
+/// What every wait of the client comes to an end after, where only the clock ends it; and elsewhere, where
+/// a slow machine is no fault.
+const TIMEOUT: Duration = Duration::from_secs(1);
+const PATIENT: Duration = Duration::from_secs(20);
+/// What a cell may take: more than that hangs.
+const CELL: Duration = Duration::from_secs(45);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
@@ -102,20 +104,20 @@ async fn exchange(client: &Client, flow: Flow, method: &Method, len: usize) -> E
     }
 }
 
-fn impatient(target: std::net::SocketAddr) -> Client {
+fn client_with(target: std::net::SocketAddr, limit: Duration) -> Client {
     Client::builder(target)
-        .connect_timeout(TIMEOUT)
-        .response_timeout(TIMEOUT)
-        .stream_idle_timeout(TIMEOUT)
+        .connect_timeout(PATIENT)
+        .response_timeout(limit)
+        .stream_idle_timeout(limit)
         .build()
 }
 
 /// One exchange through a proxy with this plan, on a fresh connection.
-async fn cell(flow: Flow, method: Method, len: usize, plan: Plan) -> Cell {
+async fn cell(limit: Duration, flow: Flow, method: Method, len: usize, plan: Plan) -> Cell {
     let (server, calls) = counted().await;
     let proxy = FaultProxy::start(server.local_addr().unwrap()).await;
     proxy.plan(plan);
-    let client = impatient(proxy.addr());
+    let client = client_with(proxy.addr(), limit);
     let end = tokio::time::timeout(CELL, exchange(&client, flow, &method, len)).await.expect("a cell hangs");
     let (connections, idle) = (proxy.connection_count(), client.idle_count());
     assert_eq!(client.connection_count(), idle, "what failed is closed");
@@ -138,16 +140,18 @@ fn client_of_addr(proxy: &FaultProxy) -> Client {
 const BODY: usize = 100;
 const FLOWS: [Flow; 2] = [Flow::W1, Flow::W2];
 
-/// Runs the cells, eight at a time, and judges each.
+/// Runs the cells, some at a time, and judges each.
 async fn matrix(
     name: &str,
     cells: impl IntoIterator<Item = (Flow, Method, usize, Plan, u64)>,
     judge: impl Fn(Flow, u64, &Cell) -> bool,
 ) {
+    // These leave the client waiting. (A flipped bit may do so, too, in a length.)
+    let limit = if ["N03", "N08", "N11", "N13", "N15"].contains(&name) { TIMEOUT } else { PATIENT };
     let running = cells.into_iter().map(async |(flow, method, len, plan, k)| {
-        (flow, method.clone(), k, cell(flow, method, len, plan).await)
+        (flow, method.clone(), k, cell(limit, flow, method, len, plan).await)
     });
-    let mut running = futures_util::stream::iter(running).buffer_unordered(8);
+    let mut running = futures_util::stream::iter(running).buffer_unordered(32);
     let mut count = 0;
     while let Some((flow, method, k, cell)) = running.next().await {
         assert!(judge(flow, k, &cell), "{name} x {flow:?} {method} at {k}: {cell:?}");
@@ -193,7 +197,7 @@ fn lost(end: &End) -> bool {
 async fn n01_refused() {
     for flow in FLOWS {
         let refuser = Refuser::new();
-        let end = exchange(&impatient(refuser.addr()), flow, &Method::POST, BODY).await;
+        let end = exchange(&client_with(refuser.addr(), PATIENT), flow, &Method::POST, BODY).await;
         assert_eq!(end, End::Send(SendErrorKind::Connect, Stage::NotSent));
     }
 }
@@ -202,7 +206,8 @@ async fn n01_refused() {
 async fn n02_black_hole() {
     let hole = tokio::task::spawn_blocking(BlackHole::new).await.unwrap();
     for flow in FLOWS {
-        let end = exchange(&impatient(hole.addr()), flow, &Method::POST, BODY).await;
+        let client = Client::builder(hole.addr()).connect_timeout(TIMEOUT).build();
+        let end = exchange(&client, flow, &Method::POST, BODY).await;
         assert_eq!(end, End::Send(SendErrorKind::Timeout, Stage::NotSent));
     }
 }
@@ -326,7 +331,7 @@ async fn n16_extra_bytes_after_the_answer() {
             let (server, _) = counted().await;
             let proxy = FaultProxy::start(server.local_addr().unwrap()).await;
             proxy.plans([Plan::n16_extra(down, extra.clone())]);
-            let client = impatient(proxy.addr());
+            let client = client_with(proxy.addr(), PATIENT);
             assert_eq!(exchange(&client, flow, &Method::POST, BODY).await, End::Answer, "N16 {flow:?}");
             // The second answer goes to nobody, whether it has arrived by now or not.
             assert_eq!(exchange(&client, flow, &Method::POST, BODY).await, End::Answer, "N16 {flow:?}");

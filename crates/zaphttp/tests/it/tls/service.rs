@@ -209,7 +209,8 @@ async fn sv_p20_the_handshake_is_inside_the_connect_budget() {
     let error = client.send(Request::get("/").body(Body::default()).unwrap()).await.unwrap_err();
     let took = began.elapsed();
     assert!(error.is_timeout() && error.is_connect(), "{error:?}");
-    assert!(took >= limit && took < 3 * limit, "took {took:?}");
+    // The default is 10 s.
+    assert!(took >= limit && took < Duration::from_secs(5), "took {took:?}");
 }
 
 #[tokio::test]
