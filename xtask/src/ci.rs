@@ -11,7 +11,7 @@ const FEATURES: &[(&str, &[&str])] = &[
     ("peerage-balance", &[]),
     ("peerage-discovery", &["mdns"]),
     ("peerage-zaphttp", &["tls"]),
-    ("peerage-controlclient", &["server"]),
+    ("peerage-controlclient", &["server", "test-util"]),
     ("peerage-transport", &["reqwest"]),
     ("peerage-clienthttp", &["zap", "http", "mdns", "json", "metrics", "test-util"]),
 ];

@@ -38,7 +38,8 @@
 //! connection when they are given clones of one [`Gateway`].
 //!
 //! # Features
-//! `server`: the generated server side in [`pb`], for stand-ins of a gateway.
+//! `server`: the generated server side in [`pb`], for stand-ins of a gateway. `test-util`: connections other
+//! than TCP, for tests with a paused clock.
 
 mod bindings;
 mod channel;

@@ -12,6 +12,7 @@ use tonic::Code;
 
 use crate::builder::DevGatewayBuilder;
 use crate::faults::BlackHole;
+use crate::memory::Connector;
 use crate::rpc::{Call, Rpc};
 use crate::serve::{Owned, Server};
 use crate::shared::{Cause, Event, Shared};
@@ -77,6 +78,11 @@ impl DevGateway {
     /// Where it listens; the same after a restart.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Connects without a socket; it outlives restarts.
+    pub fn connector(&self) -> Connector {
+        self.server.connector()
     }
 
     // --- looking in ---

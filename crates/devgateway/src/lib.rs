@@ -21,7 +21,7 @@
 //! ```
 //!
 //! # Map
-//! A call passes `serve` (port, connections, black holes) → `front` (bearer, deadline, faults, log) → `service`
+//! A call passes `serve` (port, connections, black holes; `memory`: those without a socket) → `front` (bearer, deadline, faults, log) → `service`
 //! (messages) → `shared` (the lock) → `request` and `state`, which are pure: what a Register must say, and what
 //! each call does. Below them: `names`, `slots`, `stable`, `sign`, and `schema`, which compiles protobuf, reads
 //! OpenAPI and introspects GraphQL. Start reading at [`DevGateway`].
@@ -38,6 +38,7 @@ mod clock;
 mod faults;
 mod front;
 mod gateway;
+mod memory;
 mod names;
 mod refusal;
 mod request;
@@ -58,6 +59,7 @@ pub use tonic::Code;
 pub use crate::builder::{DevGatewayBuilder, StartError};
 pub use crate::faults::BlackHole;
 pub use crate::gateway::{DevGateway, Events, WaitElapsed};
+pub use crate::memory::Connector;
 pub use crate::names::Tiers;
 pub use crate::rpc::{Call, Rpc};
 pub use crate::schema::Kind;

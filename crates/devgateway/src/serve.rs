@@ -3,21 +3,22 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::faults::BlackHole;
 use crate::front::Front;
+use crate::memory::Connector;
 use crate::shared::Shared;
 use crate::wire::{Hole, Wire};
 
@@ -36,6 +37,7 @@ struct Parts {
     shared: Arc<Shared>,
     tls: Option<TlsAcceptor>,
     connections: Arc<Connections>,
+    memory: Connector,
 }
 
 /// The port: served, or kept while it is not.
@@ -72,7 +74,7 @@ impl Server {
     ) -> io::Result<(Self, SocketAddr)> {
         let listener = bind(addr)?.listen(BACKLOG)?;
         let bound = listener.local_addr()?;
-        let parts = Parts { shared, tls, connections: Arc::default() };
+        let parts = Parts { shared, tls, connections: Arc::default(), memory: Connector::default() };
         let port = tokio::sync::Mutex::new(parts.serve(listener));
         Ok((Self { parts, port }, bound))
     }
@@ -119,6 +121,10 @@ impl Server {
     pub(crate) fn connections(&self) -> &Connections {
         &self.parts.connections
     }
+
+    pub(crate) fn connector(&self) -> Connector {
+        self.parts.memory.clone()
+    }
 }
 
 /// Bound, not yet listening. The port may still have connections of an earlier listener.
@@ -132,21 +138,34 @@ fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
 impl Parts {
     fn serve(&self, listener: TcpListener) -> Port {
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(self.clone().accept(listener, stopped));
+        let task = tokio::spawn(self.clone().accept(listener, self.memory.listen(), stopped));
         Port::Serving { stop, task: Owned(task) }
     }
 
-    async fn accept(self, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {
+    async fn accept(
+        self,
+        listener: TcpListener,
+        mut memory: mpsc::Receiver<DuplexStream>,
+        mut stopped: oneshot::Receiver<()>,
+    ) {
         // Owns the connections: they end with it.
         let mut tasks = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
+                Some(stream) = memory.recv() => {
+                    let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+                    if tasks.len() < CONNECTIONS_MAX {
+                        tasks.spawn(self.clone().connection(stream, peer));
+                    }
+                    continue;
+                }
                 _ = &mut stopped => break,
                 Some(_) = tasks.join_next() => continue,
             };
             match accepted {
                 Ok((stream, peer)) if tasks.len() < CONNECTIONS_MAX => {
+                    stream.set_nodelay(true).ok();
                     tasks.spawn(self.clone().connection(stream, peer));
                 }
                 Ok(_) => tracing::warn!("too many connections: one was closed"),
@@ -157,12 +176,11 @@ impl Parts {
                 }
             }
         }
-        drop(listener);
+        drop((listener, memory));
         tasks.shutdown().await;
     }
 
-    async fn connection(self, stream: TcpStream, peer: SocketAddr) {
-        stream.set_nodelay(true).ok();
+    async fn connection(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin, peer: SocketAddr) {
         let open = self.connections.add();
         let wire = Wire::new(stream, open.hole.clone());
         let front = Front::new(self.shared.clone(), peer, open.id);

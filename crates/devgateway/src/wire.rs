@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// Switches a black hole on, for good: bytes that were swallowed cannot be given back.
 #[derive(Clone, Debug, Default)]
@@ -24,20 +23,20 @@ impl Hole {
     }
 }
 
-/// TCP, below TLS, so that a handshake can be swallowed too.
+/// What is below TLS, so that a handshake can be swallowed too.
 #[derive(Debug)]
-pub(crate) struct Wire {
-    stream: TcpStream,
+pub(crate) struct Wire<S> {
+    stream: S,
     hole: Hole,
 }
 
-impl Wire {
-    pub(crate) fn new(stream: TcpStream, hole: Hole) -> Self {
+impl<S> Wire<S> {
+    pub(crate) fn new(stream: S, hole: Hole) -> Self {
         Self { stream, hole }
     }
 }
 
-impl AsyncRead for Wire {
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -64,7 +63,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.hole.is_open() {
             return Poll::Ready(Ok(bytes.len()));

@@ -18,12 +18,12 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::bearer::Bearer;
+use super::dial::{Dialer, Io, connect};
 use super::tls::GatewayTls;
 use super::watched::{Ended, Watched};
 use super::{CallError, Target};
@@ -43,6 +43,8 @@ pub(crate) struct Link {
     origin: Uri,
     /// When it was made.
     since: Instant,
+    /// Instead of TCP.
+    dialer: Option<Dialer>,
     tls: Option<GatewayTls>,
     bearer: Option<Bearer>,
     /// Refuse to connect in plaintext to what turns out to be another host.
@@ -78,6 +80,7 @@ pub(crate) struct Connection {
 impl Link {
     pub(super) fn new(
         target: Target,
+        dialer: Option<Dialer>,
         tls: Option<GatewayTls>,
         bearer: Option<Bearer>,
         only_loopback: bool,
@@ -91,6 +94,7 @@ impl Link {
             target,
             origin,
             since: Instant::now(),
+            dialer,
             tls,
             bearer,
             only_loopback,
@@ -183,27 +187,19 @@ impl Link {
     }
 
     async fn dial(&self, limit: Duration) -> Result<Arc<Connection>, CallError> {
-        let Target { host, port } = &self.target;
         let unreachable = |error: &dyn std::fmt::Display| {
             CallError::not_sent(Failure::local(
                 FailureKind::Unreachable,
                 format_args!("{}: {error}", self.target),
             ))
         };
-        let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port))
-            .await
-            .map_err(|error| unreachable(&error))?
-            .collect();
-        if self.only_loopback && !addresses.iter().all(|address| address.ip().to_canonical().is_loopback()) {
-            return Err(unreachable(&"the name leads to another host, and plaintext is for this one"));
-        }
-        let stream = connect(&addresses, limit).await.map_err(|error| unreachable(&error))?;
+        let stream = self.stream(limit).await.map_err(|error| unreachable(&error))?;
         let Some(tls) = &self.tls else { return self.handshake(stream, 0, Ended::default()).await };
         let failed = |error: &dyn std::fmt::Display| {
             CallError::not_sent(Failure::local(FailureKind::Tls, format_args!("{}: {error}", self.target)))
         };
         let (version, config) = tls.current();
-        let name = tls.expected(host).map_err(|error| failed(&error))?;
+        let name = tls.expected(&self.target.host).map_err(|error| failed(&error))?;
         let stream =
             tokio_rustls::TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
                 // A gateway that is going down, or that speaks no TLS, ends the handshake too: only what rustls
@@ -216,6 +212,19 @@ impl Link {
             })?;
         let ended = Ended::default();
         self.handshake(Watched { stream, ended: ended.clone() }, version, ended).await
+    }
+
+    /// Bytes to the gateway and back.
+    async fn stream(&self, limit: Duration) -> io::Result<Box<dyn Io>> {
+        if let Some(dial) = &self.dialer {
+            return dial().await;
+        }
+        let Target { host, port } = &self.target;
+        let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
+        if self.only_loopback && !addresses.iter().all(|address| address.ip().to_canonical().is_loopback()) {
+            return Err(io::Error::other("the name leads to another host, and plaintext is for this one"));
+        }
+        Ok(Box::new(connect(&addresses, limit).await?))
     }
 
     async fn handshake<S>(&self, stream: S, material: u64, ended: Ended) -> Result<Arc<Connection>, CallError>
@@ -326,26 +335,4 @@ impl Drop for Connection {
         // A connection that swallows bytes would keep the driver until the kernel gives up.
         self.driver.abort();
     }
-}
-
-/// The first address that answers. Each gets its share of `limit`: one that is dead does not use it up.
-async fn connect(addresses: &[SocketAddr], limit: Duration) -> io::Result<TcpStream> {
-    let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses {
-        match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // Heartbeats are single small writes.
-                stream.set_nodelay(true)?;
-                let keepalive = socket2::TcpKeepalive::new()
-                    .with_time(Duration::from_secs(30))
-                    .with_interval(Duration::from_secs(10));
-                socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-                return Ok(stream);
-            }
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    Err(last)
 }

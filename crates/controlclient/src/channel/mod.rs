@@ -2,6 +2,7 @@
 
 mod bearer;
 mod call;
+mod dial;
 mod link;
 mod tls;
 mod watched;
@@ -35,6 +36,7 @@ pub struct Gateway {
 #[derive(Clone)]
 struct Settings {
     address: String,
+    dialer: Option<dial::Dialer>,
     tls: Option<GatewayTls>,
     bearer: Option<Bearer>,
     plaintext_anywhere: bool,
@@ -48,6 +50,7 @@ impl Gateway {
         Self {
             settings: Settings {
                 address: address.into(),
+                dialer: None,
                 tls: None,
                 bearer: None,
                 plaintext_anywhere: false,
@@ -87,6 +90,23 @@ impl Gateway {
         self.changed()
     }
 
+    /// Connects through `dial` instead of TCP: to a gateway in this process, say, so that minutes of a test
+    /// with a paused clock take no time and no port. The address stays the gateway's name; what it may be
+    /// without TLS is checked as ever.
+    #[cfg(feature = "test-util")]
+    #[must_use]
+    pub fn dialed_by<S, F>(mut self, dial: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+        F: Future<Output = std::io::Result<S>> + Send + 'static,
+    {
+        self.settings.dialer = Some(Arc::new(move || {
+            let dialing = dial();
+            Box::pin(async move { Ok(Box::new(dialing.await?) as Box<dyn dial::Io>) })
+        }));
+        self.changed()
+    }
+
     /// Other settings are another connection.
     fn changed(mut self) -> Self {
         self.link = Arc::default();
@@ -107,7 +127,8 @@ impl Gateway {
 
     /// Checks the address and the settings against it. No I/O.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let Settings { address, tls, bearer, plaintext_anywhere, bearer_in_plaintext } = &self.settings;
+        let Settings { address, tls, bearer, plaintext_anywhere, bearer_in_plaintext, dialer: _ } =
+            &self.settings;
         if address.is_empty() {
             return Err(ConfigError::NoGateway);
         }
@@ -128,7 +149,7 @@ impl Gateway {
 
     /// The connection that all clones share.
     pub(crate) fn link(&self) -> Result<Arc<Link>, ConfigError> {
-        let Settings { address, tls, bearer, plaintext_anywhere, .. } = &self.settings;
+        let Settings { address, dialer, tls, bearer, plaintext_anywhere, .. } = &self.settings;
         let target =
             Target::parse(address).ok_or_else(|| ConfigError::GatewayAddress { given: escaped(address) })?;
         Ok(self
@@ -136,7 +157,7 @@ impl Gateway {
             .get_or_init(|| {
                 // Plaintext by default is for this host: what `localhost` resolves to is looked at again.
                 let only_loopback = tls.is_none() && !plaintext_anywhere;
-                Arc::new(Link::new(target, tls.clone(), bearer.clone(), only_loopback))
+                Arc::new(Link::new(target, dialer.clone(), tls.clone(), bearer.clone(), only_loopback))
             })
             .clone())
     }
@@ -150,9 +171,11 @@ impl<T: Into<String>> From<T> for Gateway {
 
 impl fmt::Debug for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Settings { address, tls, bearer, plaintext_anywhere, bearer_in_plaintext } = &self.settings;
+        let Settings { address, dialer, tls, bearer, plaintext_anywhere, bearer_in_plaintext } =
+            &self.settings;
         f.debug_struct("Gateway")
             .field("address", &escaped(address))
+            .field("dialed_by", &dialer.is_some())
             .field("tls", tls)
             .field("bearer", &bearer.as_ref().map(|_| "[redacted]"))
             .field("danger_plaintext", plaintext_anywhere)

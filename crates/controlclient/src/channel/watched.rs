@@ -6,17 +6,17 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::call::tls_failure;
+use super::dial::Io;
 use crate::failure::Failure;
 
 /// What TLS ended a connection with.
 pub(super) type Ended = Arc<OnceLock<Failure>>;
 
 pub(super) struct Watched {
-    pub(super) stream: TlsStream<TcpStream>,
+    pub(super) stream: TlsStream<Box<dyn Io>>,
     pub(super) ended: Ended,
 }
 

@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerage_controlclient::{Outcome, Registration, State};
-use peerage_devgateway::{BlackHole, DevGateway, Rpc};
+use peerage_devgateway::{BlackHole, Code, DevGateway, Rpc};
 use tokio::time::Instant;
 
-use crate::kit::{gateway, id_of, ms, only_id, reaches, registering, secs, times};
+use crate::kit::{
+    ADDR, LIMIT, TICK, gateway, greeter, id_of, ms, only_id, reaches, registering, secs, times,
+};
 
 async fn beating(gateway: &DevGateway) -> Registration {
     registering(gateway).ttl(secs(6)).heartbeat_interval(ms(300)).start().await.unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c161_c162_a_shutdown_deregisters_and_a_second_one_says_the_same() {
     let gateway = gateway().await;
     let registration = beating(&gateway).await;
@@ -21,7 +23,7 @@ async fn c161_c162_a_shutdown_deregisters_and_a_second_one_says_the_same() {
     assert!(gateway.registrations().is_empty());
     let began = Instant::now();
     assert_eq!(registration.shutdown(secs(5)).await, Outcome::Deregistered);
-    assert!(began.elapsed() < ms(100), "{:?}", began.elapsed());
+    assert!(began.elapsed() <= TICK, "{:?}", began.elapsed());
     assert_eq!(gateway.count(Rpc::Deregister), 1);
     assert!(matches!(registration.state(), State::Closed(Outcome::Deregistered)));
 }
@@ -30,10 +32,16 @@ async fn c161_c162_a_shutdown_deregisters_and_a_second_one_says_the_same() {
 async fn c163_cb03_eight_at_once_are_one_deregistration() {
     let gateway = gateway().await;
     for round in 0..25 {
-        let registration = Arc::new(beating(&gateway).await);
+        // Over TCP and on two threads; no call is given up while another could win.
+        let registration = Registration::builder(gateway.addr().to_string(), ADDR)
+            .service(greeter())
+            .heartbeat_deadline(LIMIT)
+            .deregister_deadline(LIMIT)
+            .start();
+        let registration = Arc::new(registration.await.unwrap());
         let calls = (0..8).map(|_| {
             let registration = registration.clone();
-            tokio::spawn(async move { registration.shutdown(secs(5)).await })
+            tokio::spawn(async move { registration.shutdown(LIMIT).await })
         });
         for call in calls.collect::<Vec<_>>() {
             assert_eq!(call.await.unwrap(), Outcome::Deregistered);
@@ -42,7 +50,7 @@ async fn c163_cb03_eight_at_once_are_one_deregistration() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c164_a_gateway_that_is_gone_is_said_to_hold_it_until_then() {
     let gateway = gateway().await;
     let registration = beating(&gateway).await;
@@ -50,17 +58,13 @@ async fn c164_a_gateway_that_is_gone_is_said_to_hold_it_until_then() {
     gateway.stop().await.unwrap();
     let began = Instant::now();
     let outcome = registration.shutdown(secs(5)).await;
-    assert!(began.elapsed() < secs(2), "a refusal is immediate: {:?}", began.elapsed());
+    assert!(began.elapsed() <= TICK, "a refusal is immediate: {:?}", began.elapsed());
     let Outcome::GatewayUnreachable { held_until } = outcome else { panic!("{outcome:?}") };
     // The last beat, the TTL, and the 5 s of the janitor.
-    assert!(
-        held_until > began + secs(9) && held_until <= Instant::now() + secs(11),
-        "{:?}",
-        held_until - began
-    );
+    assert!(held_until > began + secs(10) && held_until <= began + secs(11), "{:?}", held_until - began);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c165_a_beat_in_a_black_hole_does_not_hold_a_shutdown_up() {
     let leave = async |which| {
         let gateway = gateway().await;
@@ -71,7 +75,7 @@ async fn c165_a_beat_in_a_black_hole_does_not_hold_a_shutdown_up() {
         reaches(&registration, "suspect").await;
         let began = Instant::now();
         let outcome = registration.shutdown(ms(500)).await;
-        assert!(began.elapsed() <= ms(600), "{which:?}: {:?}", began.elapsed());
+        assert!(began.elapsed() <= ms(500) + TICK, "{which:?}: {:?}", began.elapsed());
         match which {
             BlackHole::Existing => assert_eq!(outcome, Outcome::Deregistered, "over a new connection"),
             _ => assert!(matches!(outcome, Outcome::GatewayUnreachable { .. }), "{outcome:?}"),
@@ -80,14 +84,7 @@ async fn c165_a_beat_in_a_black_hole_does_not_hold_a_shutdown_up() {
     tokio::join!(leave(BlackHole::Existing), leave(BlackHole::All));
 }
 
-#[tokio::test]
-async fn c166_a_register_in_flight_is_taken_back() {
-    tokio::join!(
-        c166_a_register_in_flight_is_waited_for(),
-        c166_a_register_in_flight_is_taken_back_after_the_deadline()
-    );
-}
-
+#[tokio::test(start_paused = true)]
 async fn c166_a_register_in_flight_is_waited_for() {
     let gateway = gateway().await;
     let registration = beating(&gateway).await;
@@ -101,6 +98,7 @@ async fn c166_a_register_in_flight_is_waited_for() {
 }
 
 /// In the background.
+#[tokio::test(start_paused = true)]
 async fn c166_a_register_in_flight_is_taken_back_after_the_deadline() {
     let gateway = gateway().await;
     let registration = beating(&gateway).await;
@@ -113,7 +111,7 @@ async fn c166_a_register_in_flight_is_taken_back_after_the_deadline() {
     gateway.wait_until(|gateway| gateway.registrations().is_empty()).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c167_cb22_a_dropped_handle_ends_the_beats_and_deregisters() {
     let gateway = gateway().await;
     let registration = beating(&gateway).await;
@@ -125,43 +123,61 @@ async fn c167_cb22_a_dropped_handle_ends_the_beats_and_deregisters() {
     let metrics = tokio::runtime::Handle::current().metrics();
     // Three intervals in which a beat would come.
     tokio::time::sleep(ms(900)).await;
-    assert!(times(&gateway, Rpc::Heartbeat).iter().all(|at| *at < gone));
+    assert!(times(&gateway, Rpc::Heartbeat).iter().all(|at| *at <= gone));
     drop(gateway);
     let ended = async {
         while metrics.num_alive_tasks() > 0 {
             tokio::time::sleep(ms(5)).await;
         }
     };
-    tokio::time::timeout(secs(5), ended).await.expect("every task ends");
+    tokio::time::timeout(LIMIT, ended).await.expect("every task ends");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c168_a_deadline_that_is_past_returns_at_once() {
     let gateway = gateway().await;
     let registration = beating(&gateway).await;
     let began = Instant::now();
     let outcome = registration.shutdown(Duration::ZERO).await;
-    assert!(began.elapsed() < ms(100), "{:?}", began.elapsed());
+    assert!(began.elapsed() <= TICK, "{:?}", began.elapsed());
     let Outcome::GatewayUnreachable { held_until } = outcome else { panic!("{outcome:?}") };
-    assert!(held_until > began + secs(9) && held_until < began + secs(12), "{:?}", held_until - began);
+    assert!(held_until > began + secs(10) && held_until <= began + secs(11), "{:?}", held_until - began);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn cb02_a_shutdown_returns_in_its_time_whatever_the_gateway_does() {
     type Fault = (&'static str, fn(&DevGateway));
     let faults: &[Fault] = &[
         ("delay", |gateway| gateway.delay(Rpc::Deregister, secs(10))),
         ("lose_answer", |gateway| gateway.lose_answer(Rpc::Deregister, 9)),
+        ("fail_next", |gateway| gateway.fail_next(Rpc::Deregister, 9, Code::Unavailable, "busy")),
+        ("black_hole(existing)", |gateway| gateway.black_hole(BlackHole::Existing)),
         ("black_hole(all)", |gateway| gateway.black_hole(BlackHole::All)),
         ("goaway", DevGateway::goaway),
+        ("evict", |gateway| assert!(gateway.evict(&only_id(gateway)))),
     ];
-    let leave = async |(name, fault): &Fault| {
+    for (name, fault) in faults {
+        for seed in 0..20 {
+            let gateway = gateway().await;
+            let registration = registering(&gateway).ttl(secs(6)).heartbeat_interval(ms(300)).seed(seed);
+            let registration = registration.start().await.unwrap();
+            // Before a beat, with one in flight, while it is repeated: as the seed has it.
+            let after = ms(seed * 37);
+            tokio::time::sleep(after / 2).await;
+            fault(&gateway);
+            tokio::time::sleep(after / 2).await;
+            let began = Instant::now();
+            registration.shutdown(ms(400)).await;
+            assert!(began.elapsed() <= ms(500), "{name}, seed {seed}: {:?}", began.elapsed());
+        }
+    }
+    for seed in 0..20 {
         let gateway = gateway().await;
         let registration = beating(&gateway).await;
-        fault(&gateway);
+        tokio::time::sleep(ms(seed * 37)).await;
+        gateway.stop().await.unwrap();
         let began = Instant::now();
         registration.shutdown(ms(400)).await;
-        assert!(began.elapsed() <= ms(500), "{name}: {:?}", began.elapsed());
-    };
-    futures_util::future::join_all(faults.iter().map(leave)).await;
+        assert!(began.elapsed() <= ms(500), "stop, seed {seed}: {:?}", began.elapsed());
+    }
 }

@@ -1,15 +1,23 @@
 //! What the tests share.
+//!
+//! Most of them run on a paused clock and reach the gateway without a socket ([`at`]): time passes only while
+//! nobody has anything to do, so no time that is measured depends on the machine. Those over TCP have limits
+//! that only catch what hangs.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use peerage_controlclient::{Registration, RegistrationBuilder, Service, StartPolicy, State};
+use peerage_controlclient::{Gateway, Registration, RegistrationBuilder, Service, StartPolicy, State};
 use peerage_devgateway::{DevGateway, DevGatewayBuilder, Rpc};
+use tokio::io::DuplexStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// More than anything here takes.
-pub(crate) const LIMIT: Duration = Duration::from_secs(25);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// How fine the runtime's clock is: a timer fires up to so much late.
+pub(crate) const TICK: Duration = Duration::from_millis(2);
 
 pub(crate) const ADDR: &str = "127.0.0.1:41001";
 
@@ -40,11 +48,29 @@ pub(crate) fn greeter() -> Service {
     Service::proto("greeter", P).version("v1")
 }
 
+/// The way to it within this process.
+pub(crate) fn at(gateway: &DevGateway) -> Gateway {
+    let connector = gateway.connector();
+    Gateway::new(gateway.addr().to_string()).dialed_by(move || {
+        let connector = connector.clone();
+        async move { connector.connect().await }
+    })
+}
+
+/// Where nobody listens.
+pub(crate) fn nobody() -> Gateway {
+    let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+    Gateway::new("127.0.0.1:1").dialed_by(move || async move { Err::<DuplexStream, _>(refused()) })
+}
+
+/// Where every attempt to connect hangs.
+pub(crate) fn nowhere() -> Gateway {
+    Gateway::new("127.0.0.1:1").dialed_by(std::future::pending::<std::io::Result<DuplexStream>>)
+}
+
 /// `greeter/v1` at `gateway`, with one attempt at the start.
 pub(crate) fn registering(gateway: &DevGateway) -> RegistrationBuilder {
-    Registration::builder(gateway.addr().to_string(), ADDR)
-        .service(greeter())
-        .start_policy(StartPolicy::FailFast(secs(5)))
+    Registration::builder(at(gateway), ADDR).service(greeter()).start_policy(StartPolicy::FailFast(secs(5)))
 }
 
 /// The id of the only registration at the gateway.
@@ -79,9 +105,9 @@ pub(crate) async fn reaches_where(
     }
 }
 
-/// Every state that the registration goes through, by name; repetitions are left out.
+/// Every state that the registration goes through, by name, and since when; repetitions are left out.
 #[derive(Clone)]
-pub(crate) struct History(Arc<Mutex<Vec<&'static str>>>);
+pub(crate) struct History(Arc<Mutex<Vec<(&'static str, Instant)>>>);
 
 impl History {
     pub(crate) fn of(registration: &Registration) -> Self {
@@ -89,14 +115,14 @@ impl History {
     }
 
     pub(crate) fn from(mut states: watch::Receiver<State>) -> Self {
-        let seen = Self(Arc::new(Mutex::new(vec![states.borrow_and_update().name()])));
+        let seen = Self(Arc::new(Mutex::new(vec![(states.borrow_and_update().name(), Instant::now())])));
         let history = seen.clone();
         tokio::spawn(async move {
             while states.changed().await.is_ok() {
                 let name = states.borrow_and_update().name();
                 let mut seen = history.0.lock().unwrap();
-                if seen.last() != Some(&name) {
-                    seen.push(name);
+                if seen.last().is_none_or(|(last, _)| *last != name) {
+                    seen.push((name, Instant::now()));
                 }
             }
         });
@@ -104,6 +130,10 @@ impl History {
     }
 
     pub(crate) fn names(&self) -> Vec<&'static str> {
+        self.0.lock().unwrap().iter().map(|(name, _)| *name).collect()
+    }
+
+    pub(crate) fn times(&self) -> Vec<(&'static str, Instant)> {
         self.0.lock().unwrap().clone()
     }
 }

@@ -8,9 +8,8 @@ use peerage_controlclient::{
     StartError, StartPolicy,
 };
 use peerage_devgateway::DevGateway;
-use peerage_tests::Refuser;
 
-use crate::kit::{ADDR, O, P, gateway, greeter, ms, registering, secs};
+use crate::kit::{ADDR, O, P, at, gateway, greeter, ms, nobody, registering, secs};
 
 /// The local error of a start; the gateway must not have seen a connection.
 async fn refused(gateway: &DevGateway, builder: RegistrationBuilder) -> ConfigError {
@@ -25,14 +24,14 @@ async fn refused(gateway: &DevGateway, builder: RegistrationBuilder) -> ConfigEr
 }
 
 async fn service_refused(gateway: &DevGateway, service: Service) -> (String, ServiceError) {
-    let builder = Registration::builder(gateway.addr().to_string(), ADDR).service(service);
+    let builder = Registration::builder(at(gateway), ADDR).service(service);
     match refused(gateway, builder).await {
         ConfigError::Service { service, source } => (service, source),
         other => panic!("{other:?}"),
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c121_without_addresses_or_services_nothing_is_tried() {
     let gateway = gateway().await;
     let addr = gateway.addr().to_string();
@@ -49,10 +48,10 @@ async fn c121_without_addresses_or_services_nothing_is_tried() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c122_a_release_does_not_register_unstable() {
     let gateway = gateway().await;
-    let builder = Registration::builder(gateway.addr().to_string(), ADDR)
+    let builder = Registration::builder(at(&gateway), ADDR)
         .service(greeter())
         // Checked before the services one by one: this one has no schema either.
         .service(Service::proto("billing", "").version("unstable"))
@@ -65,11 +64,10 @@ async fn c122_a_release_does_not_register_unstable() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c123_c124_the_rule_for_releases_asks_for_nothing_else() {
-    let nobody = Refuser::new();
     for (tag, version) in [("", "unstable"), ("2024.1", "v3")] {
-        let error = Registration::builder(nobody.addr().to_string(), ADDR)
+        let error = Registration::builder(nobody(), ADDR)
             .service(Service::proto("greeter", P).version(version))
             .build_tag(tag)
             .start_policy(StartPolicy::FailFast(secs(5)))
@@ -81,7 +79,7 @@ async fn c123_c124_the_rule_for_releases_asks_for_nothing_else() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c125_a_directory_needs_an_entry_that_is_there() {
     let gateway = gateway().await;
     let root = tempfile::tempdir().unwrap();
@@ -100,7 +98,7 @@ async fn c125_a_directory_needs_an_entry_that_is_there() {
     assert!(matches!(error, ServiceError::Source(SourceError::Read { .. })), "{error:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c126_a_service_has_exactly_one_schema() {
     let gateway = gateway().await;
     let root = tempfile::tempdir().unwrap();
@@ -121,10 +119,10 @@ async fn c126_a_service_has_exactly_one_schema() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c127_the_gateway_sees_what_was_said() {
     let gateway = gateway().await;
-    let registration = Registration::builder(gateway.addr().to_string(), "http://h:1/")
+    let registration = Registration::builder(at(&gateway), "http://h:1/")
         .service(
             Service::proto("greeter", format!("{P}import \"common/t.proto\";"))
                 .import("common/t.proto", "syntax = \"proto3\";")
@@ -158,7 +156,7 @@ async fn c127_the_gateway_sees_what_was_said() {
     assert_eq!(registration.snapshot().instance, "i@1");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c128_a_ttl_is_rounded_up_to_whole_seconds() {
     let gateway = gateway().await;
     for (asked, sent) in [(Some(ms(500)), 1), (Some(secs(1)), 1), (Some(ms(1_900)), 2), (None, 0)] {
@@ -174,7 +172,7 @@ async fn c128_a_ttl_is_rounded_up_to_whole_seconds() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c129_ttl_and_interval_must_be_possible() {
     let gateway = gateway().await;
     for ttl in [Duration::ZERO, secs(1 << 32), Duration::MAX] {
@@ -195,7 +193,7 @@ async fn c129_ttl_and_interval_must_be_possible() {
     registration.shutdown(secs(5)).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c130_what_the_gateway_would_refuse_is_refused_here() {
     let gateway = gateway().await;
     let namespaces = ["a.b", "a*", "my-service", "$a", "2nd", "ä", "a b"];
@@ -228,13 +226,13 @@ async fn c130_what_the_gateway_would_refuse_is_refused_here() {
     assert!(matches!(&error, ServiceError::MissingImport { name, .. } if name == "x.proto"), "{error:?}");
     let (_, error) = service_refused(&gateway, Service::proto("auth", &b"\xff"[..])).await;
     assert!(matches!(error, ServiceError::NotUtf8), "{error:?}");
-    let large = Registration::builder(gateway.addr().to_string(), ADDR)
-        .service(Service::openapi("large", " ".repeat(4 << 20)));
+    let large =
+        Registration::builder(at(&gateway), ADDR).service(Service::openapi("large", " ".repeat(4 << 20)));
     let error = refused(&gateway, large).await;
     assert!(matches!(error, ConfigError::TooLarge { limit: 4_194_304, len } if len > 4_194_304), "{error:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c131_a_namespace_comes_from_the_files_name() {
     let gateway = gateway().await;
     let root = tempfile::tempdir().unwrap();
@@ -245,8 +243,7 @@ async fn c131_a_namespace_comes_from_the_files_name() {
         Service::proto_file("", root.path().join("svc/user.proto")),
     ];
     for service in services {
-        let registration =
-            Registration::builder(gateway.addr().to_string(), ADDR).service(service).start().await.unwrap();
+        let registration = Registration::builder(at(&gateway), ADDR).service(service).start().await.unwrap();
         assert_eq!(gateway.registrations()[0].bindings[0].namespace, "user");
         registration.shutdown(secs(5)).await;
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use peerage_controlclient::{ConfigError, Registration, Service, ServiceError, SourceError, StartError};
 use peerage_devgateway::{BindingView, DevGateway, Rpc};
 
-use crate::kit::{ADDR, P, gateway, only_id, secs};
+use crate::kit::{ADDR, P, at, gateway, only_id, secs};
 
 const EMPTY: &str = "syntax = \"proto3\";";
 
@@ -24,8 +24,7 @@ fn files(contents: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 async fn register(gateway: &DevGateway, service: Service) -> Result<BindingView, SourceError> {
-    let builder =
-        Registration::builder(gateway.addr().to_string(), ADDR).service(service.version("unstable"));
+    let builder = Registration::builder(at(gateway), ADDR).service(service.version("unstable"));
     match builder.start().await {
         Ok(registration) => {
             let seen = gateway.registrations().pop().unwrap();
@@ -44,37 +43,37 @@ async fn imports(root: &Path, entry: &str) -> Vec<String> {
     register(&gateway, Service::proto_dir("t", root, entry)).await.unwrap().imports
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c136_proto_files_beside_the_entry_are_its_imports() {
     let root = files(&[("user.proto", P), ("auth.proto", EMPTY), ("notes.txt", "x")]);
     assert_eq!(imports(root.path(), "user.proto").await, ["auth.proto"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c137_keys_are_paths_with_slashes() {
     let root = files(&[("user.proto", P), ("a/b/c.proto", EMPTY), (".hidden/d.proto", EMPTY)]);
     assert_eq!(imports(root.path(), "user.proto").await, [".hidden/d.proto", "a/b/c.proto"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c138_the_ending_is_lower_case_and_a_folder_may_have_it() {
     let root = files(&[("user.proto", P), ("X.PROTO", EMPTY), ("d.proto/e.proto", EMPTY)]);
     assert_eq!(imports(root.path(), "user.proto").await, ["d.proto/e.proto"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c139_a_single_file_has_no_imports() {
     let root = files(&[("user.proto", P)]);
     assert!(imports(root.path(), "user.proto").await.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c140_an_entry_further_down_is_left_out_under_its_key() {
     let root = files(&[("svc/user.proto", P), ("svc/auth.proto", EMPTY), ("user.proto", EMPTY)]);
     assert_eq!(imports(root.path(), "svc/user.proto").await, ["svc/auth.proto", "user.proto"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c141_an_entry_stays_in_the_directory() {
     let root = files(&[("svc/user.proto", P), ("user.proto", P)]);
     for entry in ["./user.proto", "svc/../user.proto", ".//user.proto"] {
@@ -89,7 +88,7 @@ async fn c141_an_entry_stays_in_the_directory() {
     assert!(gateway.log().is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c142_links_to_folders_are_not_entered_and_links_to_files_are_read() {
     let root = files(&[("user.proto", P), ("real/a.proto", "syntax = \"proto3\"; package a;")]);
     symlink("real", root.path().join("linked")).unwrap();
@@ -97,7 +96,7 @@ async fn c142_links_to_folders_are_not_entered_and_links_to_files_are_read() {
     assert_eq!(imports(root.path(), "user.proto").await, ["b.proto", "real/a.proto"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c143_a_file_that_cannot_be_read_is_named() {
     let root = files(&[("user.proto", P)]);
     // Nobody, root included, can read what is not there.
@@ -122,11 +121,11 @@ async fn c143_a_file_that_cannot_be_read_is_named() {
     assert!(gateway.log().is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c144_cb19_files_are_read_once() {
     let root = files(&[("user.proto", P), ("auth.proto", EMPTY)]);
     let gateway = gateway().await;
-    let registration = Registration::builder(gateway.addr().to_string(), ADDR)
+    let registration = Registration::builder(at(&gateway), ADDR)
         .service(Service::proto_dir("t", root.path(), "user.proto"))
         .ttl(secs(3))
         .heartbeat_interval(secs(1))
@@ -145,7 +144,7 @@ async fn c144_cb19_files_are_read_once() {
     registration.shutdown(secs(5)).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c145_pruning_sends_less_of_the_same_schema() {
     let entry = format!("{P}import \"a.proto\";\nimport \"google/protobuf/any.proto\";");
     let root = files(&[("user.proto", &entry), ("a.proto", EMPTY), ("b.proto", EMPTY), ("c.proto", EMPTY)]);
@@ -158,7 +157,7 @@ async fn c145_pruning_sends_less_of_the_same_schema() {
     assert_eq!(whole.hash, pruned.hash);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn s158_sv_h15_a_directory_with_traps_in_it_is_refused_and_named() {
     let outside = files(&[("secret.proto", EMPTY)]);
     type Trap = (&'static str, fn(&Path, &Path));
@@ -177,8 +176,8 @@ async fn s158_sv_h15_a_directory_with_traps_in_it_is_refused_and_named() {
         let root = files(&[("user.proto", P)]);
         plant(&root.path().join(name), outside.path());
         for entry in ["user.proto", name] {
-            let reading = register(&gateway, Service::proto_dir("t", root.path(), entry));
-            let error = tokio::time::timeout(secs(10), reading).await.expect("no hang").unwrap_err();
+            // Opening a pipe that nobody writes to would hang.
+            let error = register(&gateway, Service::proto_dir("t", root.path(), entry)).await.unwrap_err();
             let path = match &error {
                 SourceError::Read { path, .. }
                 | SourceError::NotAFile { path }
@@ -195,7 +194,7 @@ async fn s158_sv_h15_a_directory_with_traps_in_it_is_refused_and_named() {
     assert!(gateway.log().is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_directory_has_limits() {
     let gateway = gateway().await;
     let many: Vec<(String, &str)> = (0..1_000).map(|n| (format!("f{n}.proto"), "")).collect();

@@ -12,7 +12,7 @@ use peerage_tests::LogCapture;
 use peerage_tests::{TestCa, TestIdentity};
 use rustls::{RootCertStore, ServerConfig};
 
-use crate::kit::{ADDR, gateway, greeter, id_of, ms, reaches, secs, started};
+use crate::kit::{ADDR, LIMIT, at, gateway, greeter, id_of, ms, reaches, secs, started};
 
 fn server_config(identity: &TestIdentity, clients: Option<&TestCa>) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -48,12 +48,12 @@ fn kind(result: Result<Registration, StartError>) -> FailureKind {
     error.failure().map(|failure| failure.kind()).expect("not a local error")
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c169_tls_works_with_the_right_ca_and_name_and_fails_with_others() {
     let ca = TestCa::new();
     let builder = DevGateway::builder().tls(server_config(&ca.server(&["gw.internal", "127.0.0.1"]), None));
     let gateway = started(builder).await;
-    let at = || Gateway::new(gateway.addr().to_string());
+    let at = || at(&gateway);
     let trusted = GatewayTls::new(ca.pem()).unwrap();
     start(at().tls(trusted.clone())).await.unwrap().shutdown(secs(5)).await;
     let named = trusted.clone().server_name("gw.internal").unwrap();
@@ -68,12 +68,31 @@ async fn c169_tls_works_with_the_right_ca_and_name_and_fails_with_others() {
     assert_eq!(gateway.count(Rpc::Register), 2);
 }
 
+// The same over TCP, with no limit that a slow machine could miss.
 #[tokio::test]
+async fn c169_tls_over_tcp() {
+    let ca = TestCa::new();
+    let builder = DevGateway::builder().tls(server_config(&ca.server(&["127.0.0.1"]), None));
+    let gateway = started(builder).await;
+    let start = |ca: &TestCa| {
+        let at = Gateway::new(gateway.addr().to_string()).tls(GatewayTls::new(ca.pem()).unwrap());
+        Registration::builder(at, ADDR)
+            .service(greeter())
+            .heartbeat_deadline(LIMIT)
+            .start_policy(StartPolicy::FailFast(LIMIT))
+            .start()
+    };
+    start(&ca).await.unwrap().shutdown(LIMIT).await;
+    assert_eq!(kind(start(&TestCa::new()).await), FailureKind::Tls);
+    assert_eq!((gateway.count(Rpc::Register), gateway.count(Rpc::Deregister)), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn c170_mutual_tls_works_with_a_certificate_and_fails_without() {
     let ca = TestCa::new();
     let gateway =
         started(DevGateway::builder().tls(server_config(&ca.server(&["127.0.0.1"]), Some(&ca)))).await;
-    let at = || Gateway::new(gateway.addr().to_string());
+    let at = || at(&gateway);
     let client = ca.client(&["greeter-1.internal"]);
     let mutual = GatewayTls::mutual(ca.pem(), client.chain_pem(), client.key_pem()).unwrap();
     start(at().tls(mutual)).await.unwrap().shutdown(secs(5)).await;
@@ -85,7 +104,7 @@ async fn c170_mutual_tls_works_with_a_certificate_and_fails_without() {
     assert_eq!(gateway.count(Rpc::Register), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn cb15_certificates_that_change_on_disk_are_used_and_cost_no_registration() {
     let ca = TestCa::new();
     let gateway =
@@ -94,7 +113,7 @@ async fn cb15_certificates_that_change_on_disk_are_used_and_cost_no_registration
     let ca_file = ca.write(directory.path());
     let files = ca.client(&["greeter-1.internal"]).write(directory.path(), "client");
     let tls = GatewayTls::from_files(&ca_file, Some(files.clone())).unwrap();
-    let registration = start(Gateway::new(gateway.addr().to_string()).tls(tls)).await.unwrap();
+    let registration = start(at(&gateway).tls(tls)).await.unwrap();
     let id = id_of(&registration);
     let connection = gateway.log()[0].connection;
 
@@ -116,12 +135,12 @@ async fn cb15_certificates_that_change_on_disk_are_used_and_cost_no_registration
     registration.shutdown(secs(5)).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c171_a_bearer_goes_with_every_call_and_is_shown_nowhere() {
     let canary = Canary::new();
     let logs = LogCapture::start();
     let gateway = started(DevGateway::builder().bearer(canary.secret())).await;
-    let at = Gateway::new(gateway.addr().to_string());
+    let at = at(&gateway);
 
     let anonymous = start(at.clone()).await;
     assert_eq!(kind(anonymous), FailureKind::Denied);
@@ -161,7 +180,7 @@ async fn c171_a_bearer_goes_with_every_call_and_is_shown_nowhere() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c172_a_bearer_does_not_leave_this_host_in_plaintext() {
     let bearer = Bearer::new("CANARY-token").unwrap();
     // TEST-NET-1: nothing would answer there, and nothing is tried.
@@ -177,7 +196,7 @@ async fn c172_a_bearer_does_not_leave_this_host_in_plaintext() {
     assert!(matches!(error, ConfigError::Plaintext { .. }), "{error:?}");
     // To this host it goes.
     let gateway = gateway().await;
-    let registration = start(Gateway::new(gateway.addr().to_string()).bearer(bearer)).await.unwrap();
+    let registration = start(at(&gateway).bearer(bearer)).await.unwrap();
     assert!(gateway.log().iter().all(|call| call.authorized));
     reaches(&registration, "live").await;
     registration.shutdown(secs(5)).await;

@@ -17,7 +17,7 @@ use peerage_tests::Canary;
 use prost::Message;
 use tokio::net::TcpListener;
 
-use crate::kit::{ADDR, greeter, ms, reaches_where, secs};
+use crate::kit::{ADDR, LIMIT, greeter, ms, reaches_where, secs};
 
 /// One call as it came.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ fn answer(method: &str, calls: usize, elsewhere: SocketAddr) -> (u16, Vec<u8>) {
         ("Register", 0) => (307, Vec::new()),
         ("Register", _) => {
             let id = format!("http://{elsewhere}/{calls}");
-            (200, pb::RegisterResponse { registration_id: id, ttl_seconds: 3 }.encode_to_vec())
+            (200, pb::RegisterResponse { registration_id: id, ttl_seconds: 60 }.encode_to_vec())
         }
         // The first registration is forgotten at its second beat.
         ("Heartbeat", 1) => (200, pb::HeartbeatResponse { ok: false }.encode_to_vec()),
@@ -141,16 +141,19 @@ async fn s157_nothing_in_an_answer_leads_elsewhere() {
         Registration::builder(Gateway::new(here.to_string()).bearer(bearer.clone()), ADDR)
             .service(greeter())
             .instance("me")
-            .ttl(secs(3))
+            .ttl(secs(60))
             .heartbeat_interval(ms(100))
+            // No call is given up while its answer may yet come.
+            .heartbeat_deadline(LIMIT)
+            .deregister_deadline(LIMIT)
             .check_served(1)
             .start_policy(policy)
     };
     // A redirection is not followed.
-    let error = builder(StartPolicy::FailFast(secs(5))).start().await.unwrap_err();
+    let error = builder(StartPolicy::FailFast(LIMIT)).start().await.unwrap_err();
     assert!(error.failure().is_some(), "{error:?}");
 
-    let registration = builder(StartPolicy::FailFast(secs(5))).start().await.unwrap();
+    let registration = builder(StartPolicy::FailFast(LIMIT)).start().await.unwrap();
     let again = format!("http://{there}/2");
     reaches_where(
         &registration,
@@ -159,7 +162,7 @@ async fn s157_nothing_in_an_answer_leads_elsewhere() {
     )
     .await;
     assert_eq!(registration.snapshot().gateway, here.to_string());
-    assert_eq!(registration.shutdown(secs(5)).await, Outcome::Deregistered);
+    assert_eq!(registration.shutdown(LIMIT).await, Outcome::Deregistered);
 
     let calls = calls.lock().unwrap().clone();
     let bearer = format!("Bearer {}", canary.secret());

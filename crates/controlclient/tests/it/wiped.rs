@@ -1,6 +1,7 @@
 //! What is left of a secret in this process's memory (S-200).
 
 use std::fs::File;
+use std::io::BufRead as _;
 use std::os::unix::fs::FileExt as _;
 
 use peerage_controlclient::{Bearer, Gateway};
@@ -30,13 +31,15 @@ fn found(masked: &[u8]) -> usize {
             // Another thread may have given it back by now.
             let Ok(read @ 1..) = memory.read_at(&mut buffer[..wanted], at) else { break };
             let mut left = &buffer[..read];
-            while let Some(place) = left.iter().position(|byte| *byte == first) {
-                left = &left[place..];
+            // Searches as fast in a debug build, where a loop over bytes takes seconds.
+            while left.skip_until(first).unwrap() > 0 {
+                let end = left.len();
+                let after = &buffer[read - end..read];
                 found += usize::from(
-                    left.len() >= masked.len()
-                        && left.iter().zip(masked).all(|(byte, masked)| byte ^ MASK == *masked),
+                    buffer[read - end - 1] == first
+                        && after.len() >= masked.len() - 1
+                        && after.iter().zip(&masked[1..]).all(|(byte, masked)| byte ^ MASK == *masked),
                 );
-                left = &left[1..];
             }
             // What lies across two reads is read again.
             at += if read < wanted || at + wanted as u64 == to { read } else { read - masked.len() } as u64;
