@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use peerage_clienthttp::{Attempts, Client, ClientError, Insecure, PeerInfo};
+use peerage_clienthttp::{Attempts, Client, ClientError, Insecure, PeerInfo, Policy};
 
 use crate::kit::{Peer, at, client_of, fixed};
 
@@ -14,7 +14,7 @@ async fn three() -> [Peer; 3] {
 #[tokio::test]
 async fn h015_calls_are_spread_evenly_over_few_connections() {
     let peers = three().await;
-    let client = client_of(&peers).build().await.unwrap();
+    let client = client_of(&peers).balance(Policy::RoundRobin).build().await.unwrap();
     for _ in 0..2_000 {
         let answer = client.get("/").send().await.unwrap();
         answer.bytes().await.unwrap();
@@ -74,7 +74,7 @@ async fn h034_the_answer_tells_the_peer_and_the_attempts() {
     let refuser = peerage_tests::Refuser::new();
     let peer = Peer::start("billing-2").await;
     let list = [at("billing-1", refuser.addr()), at("billing-2", peer.addr())];
-    let client = Client::builder_with(fixed(list)).build().await.unwrap();
+    let client = Client::builder_with(fixed(list)).balance(Policy::RoundRobin).build().await.unwrap();
     let mut by_count = HashMap::new();
     for _ in 0..4 {
         let answer = client.get("/").send().await.unwrap().into_http();

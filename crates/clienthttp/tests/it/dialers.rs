@@ -9,7 +9,9 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     service::TowerToHyperService,
 };
-use peerage_clienthttp::{Body, Client, ClientBuilder, ClientError, HttpDialer, HttpVersion, TestDialer};
+use peerage_clienthttp::{
+    Body, Client, ClientBuilder, ClientError, HttpDialer, HttpVersion, Policy, TestDialer,
+};
 use peerage_tests::{Facts, FaultProxy};
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 use tower::{Service, ServiceBuilder, ServiceExt};
@@ -151,7 +153,7 @@ async fn h038_calls_over_http_are_spread_over_few_connections() {
             proxies.push(FaultProxy::start(web.addr).await);
         }
         let addresses: Vec<_> = proxies.iter().map(FaultProxy::addr).collect();
-        let client = web_client(version, &addresses).build().await.unwrap();
+        let client = web_client(version, &addresses).balance(Policy::RoundRobin).build().await.unwrap();
         for _ in 0..300 {
             client.get("/").send().await.unwrap().bytes().await.unwrap();
         }

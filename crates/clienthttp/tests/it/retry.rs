@@ -12,7 +12,7 @@ use std::{
 use axum::{Router, http::StatusCode, response::IntoResponse};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method};
-use peerage_clienthttp::{Body, Client, ClientBuilder, ClientError, RetryPolicy, Stage};
+use peerage_clienthttp::{Body, Client, ClientBuilder, ClientError, Policy, RetryPolicy, Stage};
 use peerage_tests::{Facts, Refuser, ScriptedServer, ServerEvent};
 use peerage_zaphttp::wire::{Limits, Payload, put_response};
 use tokio::time::Instant;
@@ -55,7 +55,7 @@ async fn h033_a_post_lost_after_it_was_read_is_not_sent_twice() {
     let (one, two) = (Peer::start("billing-1").await, Peer::start("billing-2").await);
     let all = [("billing-1", one.addr()), ("billing-2", two.addr()), ("billing-3", bad.addr())];
     // Ejection would spare half of them.
-    let client = client_at(&all).health(None).build().await.unwrap();
+    let client = client_at(&all).balance(Policy::RoundRobin).health(None).build().await.unwrap();
     let mut lost = 0;
     for _ in 0..30 {
         match client.post("/").body("x").send().await {
@@ -86,7 +86,7 @@ async fn a_status_that_asks_for_it_is_tried_elsewhere_once() {
     for status in [502, 503, 504] {
         let bad = answering("billing-1", status, &[]).await;
         let good = Peer::start("billing-2").await;
-        let client = client_of([&bad, &good]).build().await.unwrap();
+        let client = client_of([&bad, &good]).balance(Policy::RoundRobin).build().await.unwrap();
         for _ in 0..4 {
             assert_eq!(client.get("/").send().await.unwrap().status(), 200, "{status}");
         }

@@ -32,7 +32,7 @@ async fn b_10_3_a_view_tells_of_each_peer() {
     let client = dialer.client(3).build().await.unwrap();
     let view = client.view();
     assert_eq!(view.service.to_string(), "_billing._tcp");
-    assert_eq!((view.peers.len(), view.policy, view.in_flight), (3, Some(Policy::RoundRobin), 0));
+    assert_eq!((view.peers.len(), view.policy, view.in_flight), (3, Some(Policy::LeastLoaded), 0));
     assert!(view.peers.iter().all(|peer| peer.condition == Condition::Up && peer.why_out.is_none()));
     assert_eq!((view.resends_left, view.is_panic), (Some(10.0), false));
 
@@ -143,7 +143,7 @@ async fn b_10_3_nobody_is_explained_too() {
         let error = request.send().await.unwrap_err();
         assert!(matches!(error, ClientError::NoPeers { .. }), "{error:?}");
         let why = error.explanation().unwrap();
-        assert_eq!((why.policy, &why.chosen, why.peer_count), (Some(Policy::RoundRobin), &None, 1));
+        assert_eq!((why.policy, &why.chosen, why.peer_count), (Some(Policy::LeastLoaded), &None, 1));
         assert_eq!(why.failure.as_deref(), Some("every known peer is kept out"));
         assert_eq!(
             (why.kept_out[0].key.as_str(), why.kept_out[0].condition),

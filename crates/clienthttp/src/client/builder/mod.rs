@@ -33,7 +33,7 @@ pub enum Redirects {
 /// | setting | default |
 /// |---|---|
 /// | source of peers | mDNS |
-/// | policy | round robin, in an order of this client's own |
+/// | policy | least loaded: of two peers at random the one with fewer calls |
 /// | dialer | ZAP-HTTP in plaintext, 3 s to connect |
 /// | credentials | none |
 /// | peers to wait for | 1, for 10 s |
@@ -110,7 +110,7 @@ impl ClientBuilder {
             service,
             source: Source::Default,
             choice: None,
-            policy: Policy::RoundRobin,
+            policy: Policy::default(),
             health: Some(Health::default()),
             warmup: Some(Warmup::default()),
             zone: None,
@@ -156,7 +156,8 @@ impl ClientBuilder {
         Self { choice: Some(Arc::new(picker)), ..self }
     }
 
-    /// Chooses peers by a policy that knows how busy they are, such as [`Policy::PeakEwma`].
+    /// Chooses peers by this policy. [`Policy::LeastLoaded`] by default, to which a peer that hangs is one
+    /// with many calls running; [`Policy::PeakEwma`] also knows how long peers take to answer.
     pub fn balance(self, policy: Policy) -> Self {
         Self { choice: None, policy, ..self }
     }
