@@ -1,10 +1,8 @@
 //! `connect`: protocol v0 and v1.
 
-use std::time::Duration;
+use git_remote_entire::{HelperError, ProtocolVersion::V1, Settings};
 
-use git_remote_entire::{Cancel, HelperError, ProtocolVersion::V1, Settings};
-
-use crate::fake::{A40, B40, Fake, ID, Reply, Z40, adv, packets, run, run_with, text};
+use crate::fake::{A40, B40, Fake, ID, Reply, Z40, adv, packets, run, run_until_it_hangs, text};
 
 fn uploads() -> Fake {
     Fake {
@@ -219,15 +217,8 @@ async fn g053_a_post_without_an_answer_ends_with_the_deadline() {
     for (taken, phrase) in [(false, "interrupted"), (true, "push outcome unknown")] {
         let mut fake = receives("refs/heads/main").replies([Reply::Hang]);
         fake.takes_all = taken;
-        let cancel = Cancel::new();
-        let deadline = cancel.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            deadline.cancel();
-        });
         let input = push(&[&format!("{A40} {B40} refs/heads/main"), "0000"], b"PACK");
-        let run = run_with(&fake, Settings::new(V1), cancel, &input);
-        let (result, _) = tokio::time::timeout(Duration::from_secs(3), run).await.unwrap();
+        let (result, _) = run_until_it_hangs(&fake, Settings::new(V1), &input).await;
         assert!(text(result).starts_with(phrase), "G-169: taken {taken}");
     }
 }

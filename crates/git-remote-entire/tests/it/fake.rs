@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Mutex;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,6 +17,9 @@ pub(crate) const A40: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 pub(crate) const B40: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 pub(crate) const Z40: &str = "0000000000000000000000000000000000000000";
 pub(crate) const ID: &str = git_remote_entire::IDENTITY;
+
+/// What nothing takes, however busy the machine is.
+pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 /// pkt-lines; `0000`, `0001` and `0002` stand for themselves.
 pub(crate) fn packets(lines: &[&str]) -> Vec<u8> {
@@ -62,6 +66,8 @@ pub(crate) struct Fake {
     pub(crate) asked: Mutex<Vec<&'static str>>,
     /// Whether a body counts as handed out as soon as it is posted.
     pub(crate) takes_all: bool,
+    /// Told when a POST hangs.
+    pub(crate) hangs: tokio::sync::Notify,
 }
 
 impl Fake {
@@ -137,7 +143,10 @@ impl Remote for Fake {
             Reply::Body(body) => Ok(chunks(&body, false)),
             Reply::Broken(body) => Ok(chunks(&body, true)),
             Reply::Fail(text) => Err(text.into()),
-            Reply::Hang => std::future::pending().await,
+            Reply::Hang => {
+                self.hangs.notify_one();
+                std::future::pending().await
+            }
         }
     }
 
@@ -164,6 +173,21 @@ pub(crate) async fn run_with(
     let mut output = Vec::new();
     let result = Helper::new(fake, settings, cancel).run(input, &mut output).await;
     (result, output)
+}
+
+/// The same, with a deadline that comes when a POST hangs.
+pub(crate) async fn run_until_it_hangs(
+    fake: &Fake,
+    settings: Settings,
+    input: &[u8],
+) -> (Result<(), HelperError>, Vec<u8>) {
+    let cancel = Cancel::new();
+    let deadline = async {
+        fake.hangs.notified().await;
+        cancel.cancel();
+    };
+    let run = async { tokio::join!(run_with(fake, settings, cancel.clone(), input), deadline).0 };
+    tokio::time::timeout(LONG, run).await.unwrap()
 }
 
 /// An error and its causes.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use peerage_tests::{Answer, Fault, GitClient, GitServer, Ran, Reply, Step, script};
 
+use crate::fake::LONG;
 use crate::real::{REPO, client, served, tip};
 
 /// A client with the repository cloned, and a commit to push on `main`.
@@ -211,7 +212,7 @@ async fn g138_pushes_cut_anywhere_are_applied_once_at_most_and_reported_rightly(
         let mut command = scene.client.command("git");
         command.env_remove("GIT_PROTOCOL").current_dir(&scene.work);
         command.args(["-c", &set, "push", "--porcelain", "origin", &branch]);
-        let output = tokio::time::timeout(std::time::Duration::from_secs(30), command.output()).await;
+        let output = tokio::time::timeout(LONG, command.output()).await;
         let output = output.unwrap_or_else(|_| panic!("{shown}: hangs")).unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         let is_unknown = text.contains("push outcome unknown");

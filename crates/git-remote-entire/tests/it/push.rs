@@ -3,7 +3,7 @@
 use git_remote_entire::{Cancel, HelperError, ProtocolVersion::V2, Settings};
 use tempfile::TempDir;
 
-use crate::fake::{A40, B40, Fake, ID, Reply, adv, packets, run_with, text};
+use crate::fake::{A40, B40, Fake, ID, LONG, Reply, adv, packets, run_with, text};
 
 /// A program that plays `git`: a shell script.
 pub(crate) struct Stub {
@@ -59,7 +59,7 @@ fn report() -> Reply {
 
 pub(crate) async fn push(fake: &Fake, stub: &Stub, input: &[u8]) -> (Result<(), HelperError>, String) {
     let run = run_with(fake, stub.settings(), Cancel::new(), input);
-    let (result, output) = tokio::time::timeout(std::time::Duration::from_secs(20), run).await.unwrap();
+    let (result, output) = tokio::time::timeout(LONG, run).await.unwrap();
     (result, String::from_utf8(output).unwrap())
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use peerage_tests::{Canary, GitClient, GitServer, Reply, Step, Watchdog, script};
 
+use crate::fake::LONG;
 use crate::real::{REPO, client, served, tip};
 
 /// A repository of the client with one commit on `main` and the server as `origin`.
@@ -95,7 +96,7 @@ async fn g154_progress_is_shown_when_asked_for_and_quiet_is_quiet() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g155_a_client_that_is_far_ahead_fetches() {
-    let _dog = Watchdog::new("GB-H2", Duration::from_secs(110));
+    let _dog = Watchdog::new("GB-H2", Duration::from_secs(600));
     let (server, bare, client) = served(1, true, 10).await;
     client.good(client.home(), &["clone", "-q", &server.url(REPO), "base"]).await;
     client.commits(&bare, "main", "server", 20).await;
@@ -174,8 +175,7 @@ async fn speak(client: &GitClient, work: &Path, server: &GitServer, lines: &str)
     command.args(["origin", &server.url(REPO)]).current_dir(work).env("GIT_DIR", work.join(".git"));
     let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(lines.as_bytes()).await.unwrap();
-    let output =
-        tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await.unwrap().unwrap();
+    let output = tokio::time::timeout(LONG, child.wait_with_output()).await.unwrap().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

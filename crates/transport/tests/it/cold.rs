@@ -1,5 +1,6 @@
 //! The entry domain, what is learned from it, and the cache (transport §17.4 to §17.7).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use peerage_tests::Facts;
@@ -7,7 +8,8 @@ use peerage_transport::{NodeCache, NodeConfig, Proxy, ProxyError, Service};
 use tempfile::TempDir;
 
 use crate::failover::{dead, recorded};
-use crate::kit::{End, Node, Reply, config, no_headers, nodes, nodes_and_entry, proxy, replicas, text};
+use crate::kit::{End, LONG, Node, Reply, config, no_headers, nodes, nodes_and_entry, proxy, replicas, text};
+use crate::world::{Act, World, cluster};
 
 const REFS: &str = "/et/owner/repo/info/refs?service=git-upload-pack";
 
@@ -121,7 +123,7 @@ async fn t031_t033_when_all_that_were_named_fail_nothing_is_remembered() {
     let text = error.chain();
     assert!(text.contains("all 2 nodes failed") && text.contains("after entry-domain redirect"), "{text}");
     assert!(matches!(error, ProxyError::AfterRedirect { salvage: Some(_), .. }));
-    proxy.close(Duration::from_secs(1)).await;
+    proxy.close(LONG).await;
     assert_eq!(remembered(&cache), None);
 }
 
@@ -154,7 +156,7 @@ async fn t034_t035_what_a_replica_confirmed_is_remembered() {
         let (_directory, cache, known) = with_cache(nodes_and_entry(&[], &entry.url));
         let proxy = Proxy::new(config(known).cache(cache.clone())).unwrap();
         assert_eq!(text(proxy.info_refs(Service::UploadPack).await).await.unwrap(), "refs");
-        proxy.close(Duration::from_secs(5)).await;
+        proxy.close(LONG).await;
         assert_eq!(remembered(&cache), Some(vec![alive.url.clone()]));
     }
 }
@@ -227,7 +229,7 @@ async fn t059_t060_an_answer_without_the_header_shrinks_nothing() {
         let (settings, recorder) = recorded(config(known.clone()).cache(cache.clone()));
         let proxy = Proxy::new(settings).unwrap();
         text(proxy.info_refs(Service::UploadPack).await).await.unwrap();
-        proxy.close(Duration::from_secs(5)).await;
+        proxy.close(LONG).await;
         if recorder.count() == 0 {
             assert_eq!(replicas(&proxy), known.initial_nodes);
             break;
@@ -240,7 +242,7 @@ async fn t059_t060_an_answer_without_the_header_shrinks_nothing() {
     let (_directory, cache, known) = with_cache(nodes_and_entry(&[], &node.url));
     let proxy = Proxy::new(config(known).cache(cache.clone())).unwrap();
     text(proxy.info_refs(Service::UploadPack).await).await.unwrap();
-    proxy.close(Duration::from_secs(5)).await;
+    proxy.close(LONG).await;
     assert_eq!(replicas(&proxy), [node.url.as_str()], "T-060: in memory");
     assert_eq!(remembered(&cache), None, "T-060: and not on disk");
 }
@@ -256,7 +258,7 @@ async fn gb16_t241_sv_x11_an_error_or_a_post_names_nobody() {
     let proxy = Proxy::new(config(known).cache(cache.clone())).unwrap();
     proxy.info_refs(Service::UploadPack).await.unwrap_err();
     text(proxy.service_rpc(Service::UploadPack, "x", no_headers()).await).await.unwrap();
-    proxy.close(Duration::from_secs(5)).await;
+    proxy.close(LONG).await;
     assert_eq!((replicas(&proxy), remembered(&cache)), (vec![node.url.clone()], None));
 }
 
@@ -277,15 +279,20 @@ async fn t067_salvage_stays_in_the_cluster() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn gb09_t254_the_probe_is_asked_up_to_three_times() {
-    let entry = Node::start(|_, number| Reply::new(if number < 2 { 503 } else { 200 }, "refs")).await;
-    let proxy = proxy(nodes_and_entry(&[], &entry.url));
+    let asked = AtomicUsize::new(0);
+    let world = World::new(move |_| {
+        let status = if asked.fetch_add(1, Ordering::SeqCst) < 2 { 503 } else { 200 };
+        Act::answer(status, "refs")
+    });
+    let proxy = Proxy::new(world.config(cluster(&[]))).unwrap();
     let begun = tokio::time::Instant::now();
     assert_eq!(text(proxy.info_refs(Service::UploadPack).await).await.unwrap(), "refs");
-    assert_eq!(entry.count(), 3);
-    // 100 ms and 300 ms, each give or take a fifth; under 1 s on a machine that does nothing else.
-    assert!(begun.elapsed() >= Duration::from_millis(320) && begun.elapsed() < Duration::from_secs(3));
+    assert_eq!(world.seen.count(), 3);
+    // 100 ms and 300 ms, each give or take a fifth, and what the timer rounds up.
+    let took = begun.elapsed().as_millis();
+    assert!((320..500).contains(&took), "{took} ms");
 }
 
 #[tokio::test]
@@ -322,7 +329,7 @@ async fn gb08_a_replica_that_failed_is_left_out_of_the_next_run() {
         known.initial_nodes = remembered(&cache).unwrap();
         let proxy = Proxy::new(config(known.clone()).cache(cache.clone())).unwrap();
         text(proxy.info_refs(Service::UploadPack).await).await.unwrap();
-        proxy.close(Duration::from_secs(5)).await;
+        proxy.close(LONG).await;
         if replicas(&proxy).len() == 2 {
             break;
         }
@@ -335,22 +342,24 @@ async fn gb08_a_replica_that_failed_is_left_out_of_the_next_run() {
     assert_eq!(entry.count(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn gb12_t260_s245_sv_n12_a_held_lock_delays_no_request() {
-    let node = Node::fixed(Reply::new(200, "refs").replicas(&["http://127.0.0.1:9"])).await;
-    let (_directory, cache, known) = with_cache(nodes(&[&node.url]));
+    let named = "https://n2.cluster.example";
+    let world = World::new(move |_| Act::answer(200, "refs").header("x-entire-replicas", named));
+    let (_directory, cache, known) = with_cache(cluster(&["https://n1.cluster.example"]));
     cache.persist("x", "y", &["z".to_owned()]).await;
     let lock = std::fs::File::options().write(true).open(cache.directory().join("nodes.json.lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    let proxy = Proxy::new(config(known).cache(cache.clone())).unwrap();
+    let proxy = Proxy::new(world.config(known).cache(cache.clone())).unwrap();
     let begun = tokio::time::Instant::now();
     text(proxy.info_refs(Service::UploadPack).await).await.unwrap();
-    // Nothing waited for the lock, which is looked at every 100 ms at most.
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    assert_eq!(remembered(&cache), None);
+    // Whoever waits for the lock looks every 100 ms, and time passes for nothing else.
+    assert!(begun.elapsed() < Duration::from_millis(10), "{:?}", begun.elapsed());
+    let remembered = || cache.lookup("cluster.example", "et/owner/repo");
+    assert_eq!(remembered(), None);
     drop(lock);
-    proxy.close(Duration::from_secs(10)).await;
-    assert_eq!(remembered(&cache), Some(vec!["http://127.0.0.1:9".to_owned()]));
+    proxy.close(LONG).await;
+    assert_eq!(remembered(), Some(vec![named.to_owned()]));
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use peerage_tests::{BlackHole, Facts, Refuser};
 use peerage_transport::{Config, NodeCache, NodeConfig, Proxy, ProxyError, Service};
 
-use crate::kit::{End, Node, Reply, config, no_headers, nodes, nodes_and_entry, proxy, replicas, text};
+use crate::kit::{End, LONG, Node, Reply, config, no_headers, nodes, nodes_and_entry, proxy, replicas, text};
+use crate::world::{Act, World, cluster};
 
 /// The names of replicas that were marked failed.
 pub(crate) type Recorder = Arc<Facts<String>>;
@@ -272,40 +273,45 @@ async fn t074_t239_a_request_that_is_given_up_counts_against_nobody() {
     let before = std::fs::read(cache.directory().join("nodes.json")).unwrap();
     let (settings, recorder) = recorded(config(known).cache(cache.clone()));
     let proxy = Proxy::new(settings).unwrap();
-    let asking = tokio::time::timeout(Duration::from_millis(200), proxy.info_refs(Service::UploadPack));
-    assert!(asking.await.is_err());
+    tokio::select! {
+        answer = proxy.info_refs(Service::UploadPack) => panic!("silence is no answer: {answer:?}"),
+        _ = slow.hits.at_least(1, LONG) => {}
+    }
     assert_eq!(recorder.count(), 0);
     assert_eq!(text(proxy.info_refs(Service::UploadPack).await).await.unwrap(), "refs");
-    proxy.close(Duration::from_secs(1)).await;
+    proxy.close(LONG).await;
     assert_eq!(std::fs::read(cache.directory().join("nodes.json")).unwrap(), before);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn gb03_t253_a_silent_replica_costs_its_head_timeout() {
-    let silent = Node::fixed(Reply::new(200, "").end(End::Silent)).await;
-    let good = Node::fixed(Reply::new(200, "refs")).await;
-    for _ in 0..8 {
-        let settings =
-            config(nodes(&[&silent.url, &good.url])).head_timeout(Some(Duration::from_millis(300)));
+    const SILENT: &str = "https://n1.cluster.example";
+    let world =
+        World::new(|seen| if seen.url.starts_with(SILENT) { Act::never() } else { Act::answer(200, "refs") });
+    for _ in 0..64 {
+        let settings = world
+            .config(cluster(&[SILENT, "https://n2.cluster.example"]))
+            .head_timeout(Some(Duration::from_millis(300)));
         let (settings, recorder) = recorded(settings);
         let proxy = Proxy::new(settings).unwrap();
         let begun = tokio::time::Instant::now();
         assert_eq!(text(proxy.info_refs(Service::UploadPack).await).await.unwrap(), "refs");
         if recorder.count() > 0 {
-            assert_eq!(recorder.all(), [silent.url.as_str()]);
-            // 300 ms of patience; 600 ms is the row's bound on a machine that does nothing else.
-            assert!(begun.elapsed() >= Duration::from_millis(300));
-            assert!(begun.elapsed() < Duration::from_millis(2000), "{:?}", begun.elapsed());
+            assert_eq!(recorder.all(), [SILENT]);
+            // Time stands still but for the timeout, and for what the timer rounds up.
+            let took = begun.elapsed().as_millis();
+            assert!((300..310).contains(&took), "{took} ms");
             return;
         }
     }
-    panic!("8 random starts of two never chose the first");
+    panic!("64 random starts of two never chose the first");
 }
 
 #[tokio::test]
 async fn gb02_t252_black_holes_cost_a_quarter_of_a_second_each() {
-    // What must not happen is a connect budget of 4 s.
-    black_holes(12, Duration::from_secs(2)).await;
+    // A connect that ran into its budget would mark its replica as failed; how long a quarter of a second is
+    // on this machine is of no importance.
+    black_holes(12, Duration::MAX).await;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use peerage_tests::{Facts, TestIdentity};
@@ -14,6 +15,9 @@ use tokio_rustls::TlsAcceptor;
 
 /// The path of the repository in every test that does not care.
 pub(crate) const PATH: &str = "/et/owner/repo";
+
+/// What nothing takes, however busy the machine is.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// One request as a node saw it.
 #[derive(Clone, Debug)]
@@ -301,7 +305,16 @@ pub(crate) fn nodes_and_entry(urls: &[&str], entry: &str) -> NodeConfig {
 }
 
 pub(crate) fn config(nodes: NodeConfig) -> Config {
-    Config::new(nodes, PATH).allow_loopback_http(true)
+    patient(Config::new(nodes, PATH).allow_loopback_http(true))
+}
+
+/// With timeouts that a busy machine does not run into: a test that is about one sets it.
+pub(crate) fn patient(config: Config) -> Config {
+    config
+        .connect_timeout(LONG)
+        .probe_connect_timeout(LONG)
+        .head_timeout(Some(LONG))
+        .cold_head_timeout(Some(LONG))
 }
 
 pub(crate) fn proxy(nodes: NodeConfig) -> Proxy {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use peerage_tests::Facts;
 use peerage_transport::{Config, ConfigError, NodeConfig, Proxy, ProxyError, Service};
 
-use crate::kit::{Node, PATH, Reply, config, no_headers, nodes, nodes_and_entry, proxy, replicas, text};
+use crate::kit::{
+    Node, PATH, Reply, config, no_headers, nodes, nodes_and_entry, patient, proxy, replicas, text,
+};
 
 #[test]
 fn t001_t002_t233_the_replicas_that_are_known_are_filtered_and_normal() {
@@ -206,7 +208,7 @@ async fn over_tls_the_certificate_is_checked_unless_told_otherwise() {
         known
     };
     let ask = async |settings: Config| {
-        text(Proxy::new(settings).unwrap().info_refs(Service::UploadPack).await).await
+        text(Proxy::new(patient(settings)).unwrap().info_refs(Service::UploadPack).await).await
     };
     let trusting = Config::new(known(), PATH).tls_roots([ca.certificate().clone()]);
     assert_eq!(ask(trusting).await.unwrap(), "refs");

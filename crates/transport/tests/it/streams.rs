@@ -160,7 +160,7 @@ async fn a_credential_is_renewed_once_in_an_operation_whichever_replica_refuses_
 
 #[tokio::test(start_paused = true)]
 async fn gb07_cancelling_counts_against_nobody() {
-    let world = World::new(|_| Act { take: None, then: crate::world::Then::Never, after: Duration::ZERO });
+    let world = World::new(|_| Act::never());
     for _ in 0..100 {
         let (settings, failed) = recorded(world.config(cluster(&[N1, N2])));
         let proxy = Proxy::new(settings).unwrap();

@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use url::Url;
 
-use crate::kit::{Node, PATH, Reply, config, head_of, no_headers, nodes, text};
+use crate::kit::{LONG, Node, PATH, Reply, config, head_of, no_headers, nodes, text};
 use crate::world::{Act, World, cluster};
 
 /// A server that answers each request with `answer`, and then with `filler` until the client goes.
@@ -109,7 +109,7 @@ async fn s100_a_head_that_does_not_end_is_given_up() {
         let (url, _) = raw(answer, filler).await;
         let limit = Duration::from_millis(500);
         let proxy = Proxy::new(config(nodes(&[&url])).head_timeout(Some(limit))).unwrap();
-        let asked = tokio::time::timeout(Duration::from_secs(20), proxy.info_refs(Service::UploadPack));
+        let asked = tokio::time::timeout(LONG, proxy.info_refs(Service::UploadPack));
         let error = asked.await.unwrap_or_else(|_| panic!("{what}: never ends")).unwrap_err();
         assert!(matches!(error, ProxyError::AllFailed { count: 1, .. }), "{what}: {}", error.chain());
     }
@@ -188,8 +188,9 @@ async fn s103_an_answer_that_can_be_read_in_two_ways_is_none_and_its_connection_
         ("a chunk length with a sign", "Transfer-Encoding: chunked\r\n\r\n+4\r\nrefs\r\n0\r\n\r\n"),
     ] {
         let (url, _) = raw(format!("{ok}{rest}"), b"").await;
-        let asked = text(Proxy::new(config(nodes(&[&url]))).unwrap().info_refs(Service::UploadPack).await);
-        let asked = tokio::time::timeout(Duration::from_secs(20), asked).await;
+        let proxy = Proxy::new(config(nodes(&[&url]))).unwrap();
+        let asked = async { text(proxy.info_refs(Service::UploadPack).await).await };
+        let asked = tokio::time::timeout(LONG, asked).await;
         let answer = asked.unwrap_or_else(|_| panic!("{what}: hangs"));
         assert!(answer.is_err(), "{what}: {answer:?}");
     }

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use peerage_tests::TestCa;
 use peerage_transport::wire::{Connect, ReqwestConnect};
 use peerage_transport::{Config, Proxy, ProxyError, ReplayBody, Service};
 
 use crate::failover::{dead, recorded};
-use crate::kit::{End, Node, Read, Reply, config, no_headers, nodes, replicas, text};
+use crate::kit::{End, LONG, Node, Read, Reply, config, no_headers, nodes, replicas, text};
 
 const COMMANDS: &str = "commands+pack";
 
@@ -17,7 +16,7 @@ type Wire = (&'static str, Option<Arc<dyn Connect>>);
 
 fn wires() -> [Wire; 2] {
     let builder = reqwest::Client::builder().no_proxy();
-    let connector = ReqwestConnect::new(builder, Duration::from_secs(4)).unwrap();
+    let connector = ReqwestConnect::new(builder, LONG).unwrap();
     [("our own", None), ("reqwest", Some(Arc::new(connector)))]
 }
 

@@ -56,6 +56,10 @@ impl Act {
         Self::answer(status, "").header("location", location)
     }
 
+    pub(crate) fn never() -> Self {
+        Self { take: None, then: Then::Never, after: Duration::ZERO }
+    }
+
     pub(crate) fn lost() -> Self {
         Self { take: None, then: Then::Lost, after: Duration::ZERO }
     }
