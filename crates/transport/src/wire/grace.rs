@@ -116,7 +116,7 @@ mod tests {
     /// What comes of a request whose writing fails, when the answer comes after `delay`.
     async fn answered_after(delay: Duration) -> Result<http::Response<RawBody>, crate::BoxError> {
         let (reader, mut server) = tokio::io::duplex(1024);
-        let conn = Conn::open(tokio::io::join(reader, Reset)).await?;
+        let conn = Conn::open(tokio::io::join(reader, Reset), None).await?;
         let key = PoolKey { is_tls: false, host: "h".to_owned(), port: 80 };
         let leased = Box::new(Leased { conn, key, pool: std::sync::Weak::new() });
         let upload = Upload::new(&ReplayBody::from(vec![b'x'; 1 << 20]), None);

@@ -1,5 +1,7 @@
 //! One HTTP/1.1 connection: a request at a time, and back to the pool when its answer was read.
 
+use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
@@ -11,6 +13,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 
@@ -29,10 +32,14 @@ const MAX_FIELDS: usize = 100;
 pub(crate) struct Conn {
     sender: SendRequest<Upload>,
     driver: JoinHandle<()>,
+    /// A second handle to what the driver reads from, to look at it. The driver's, so that a connection which
+    /// ended while it was idle holds nothing open; `None` if there is no socket below.
+    socket: Option<Weak<Socket>>,
 }
 
 impl Conn {
-    pub(crate) async fn open<S>(stream: S) -> Result<Self, BoxError>
+    /// `socket` is what `stream` stands on.
+    pub(crate) async fn open<S>(stream: S, socket: Option<Socket>) -> Result<Self, BoxError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -42,15 +49,25 @@ impl Conn {
             .handshake(TokioIo::new(Grace::new(stream)))
             .await?;
         // Its error comes back through the request that it was for; an idle one has nobody to tell.
-        let driver = tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { sender, driver })
+        let socket = socket.map(Arc::new);
+        let looked_at = socket.as_ref().map(Arc::downgrade);
+        let driver = tokio::spawn(async move {
+            drop(connection.await);
+            drop(socket);
+        });
+        Ok(Self { sender, driver, socket: looked_at })
     }
 
-    /// Whether the other side has not closed an idle connection. Waits until the driver has looked.
+    /// Whether the other side has not closed an idle connection, as far as the system knows by now (GB-06).
+    ///
+    /// The driver may not have been told: whoever waits for it cannot be sure that it ran first. So this looks
+    /// at the socket itself. Nothing may have arrived there, neither an end nor bytes: nobody asked for any.
     pub(crate) async fn is_usable(&mut self) -> bool {
-        // The driver gets to see what the socket has, so that a close is known before we write.
-        tokio::task::yield_now().await;
         self.sender.ready().await.is_ok()
+            && self
+                .socket
+                .as_ref()
+                .is_none_or(|socket| socket.upgrade().is_some_and(|socket| is_silent(&socket)))
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -62,6 +79,12 @@ impl Drop for Conn {
     fn drop(&mut self) {
         self.driver.abort();
     }
+}
+
+/// Whether a socket that does not block has nothing to be read.
+fn is_silent(socket: &Socket) -> bool {
+    let peeked = socket.peek(&mut [MaybeUninit::uninit()]);
+    peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// A connection that a request may be sent on, and where it goes afterwards.

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::HeaderValue;
 use rustls_pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use url::Url;
@@ -92,22 +93,27 @@ impl Net {
     }
 
     async fn dial(&self, url: &Url, key: &PoolKey) -> Result<Conn, BoxError> {
-        let stream: Box<dyn Stream> = match self.proxies.of(url) {
-            None => Box::new(self.tcp(&key.host, key.port).await?),
+        let (stream, socket): (Box<dyn Stream>, _) = match self.proxies.of(url) {
+            None => {
+                let tcp = self.tcp(&key.host, key.port).await?;
+                let socket = SockRef::from(&tcp).try_clone()?;
+                (Box::new(tcp), socket)
+            }
             Some(proxy) => {
                 let through = Url::parse(&proxy.uri().to_string())?;
                 let (host, port) = host_and_port(&through)?;
                 let tcp = self.tcp(&host, port).await?;
+                let socket = SockRef::from(&tcp).try_clone()?;
                 let stream: Box<dyn Stream> = match through.scheme() {
                     "http" => Box::new(tcp),
                     "https" => self.encrypted(tcp, &host).await?,
                     _ => return Err("the forward proxy is neither http nor https".into()),
                 };
-                tunnel(stream, key, proxy.basic_auth()).await?
+                (tunnel(stream, key, proxy.basic_auth()).await?, socket)
             }
         };
         let stream = if key.is_tls { self.encrypted(stream, &key.host).await? } else { stream };
-        Conn::open(stream).await
+        Conn::open(stream, Some(socket)).await
     }
 
     async fn encrypted<S: Stream>(&self, stream: S, host: &str) -> Result<Box<dyn Stream>, BoxError> {

@@ -10,6 +10,8 @@ mod cold;
 mod corpus;
 mod cost;
 mod failover;
+#[cfg(target_os = "linux")]
+mod idle;
 mod kit;
 mod model;
 mod plain;
