@@ -8,6 +8,7 @@ use tokio::process::{ChildStdin, ChildStdout, Command};
 use crate::copy::BUFFER;
 use crate::error::HelperError;
 use crate::helper::Settings;
+use crate::stdio;
 
 /// A running `git`. Dropping it kills it.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ impl Child {
             .map_err(|source| HelperError::Start { program, source })?;
         let stdin = process.stdin.take();
         let stdout = process.stdout.take().expect("stdout was asked to be a pipe");
+        stdio::enlarge(&stdout);
         Ok(Self { process, stdin, stdout: BufReader::with_capacity(BUFFER, stdout), program })
     }
 

@@ -41,6 +41,7 @@ mod remote;
 mod signals;
 mod spool;
 mod stateless;
+mod stdio;
 pub mod v2;
 mod version;
 

@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerage_transport::{Config, ConnectBudgets, NodeCache, NodeConfig, cache_directory};
-use tokio::io::BufReader;
 
 use crate::credentials::{CommandSource, CredentialSource, GitCredentials, token_for};
 use crate::{
     Address, Cancel, Environment, Helper, IDENTITY, Invocation, ProtocolVersion, ProxyRemote, Settings,
-    USAGE, debug_log, diagnostics, help_text, signals, version_text,
+    USAGE, debug_log, diagnostics, help_text, signals, stdio, version_text,
 };
 
 const FATAL: u8 = 128;
@@ -82,8 +81,7 @@ fn serve(url: &str, lookup: Lookup) -> Result<(), String> {
         let cancel = Cancel::new();
         let signals = tokio::spawn(signals::watch(cancel.clone()));
         let helper = Helper::new(&remote, settings, cancel);
-        let result =
-            helper.run(BufReader::with_capacity(64 << 10, tokio::io::stdin()), tokio::io::stdout()).await;
+        let result = helper.run(stdio::input(), stdio::output()).await;
         remote.proxy().close(CACHE_PATIENCE).await;
         signals.abort();
         result
