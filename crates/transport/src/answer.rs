@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::Write as _;
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ const GZIP_STEP: usize = 4 * 1024;
 /// Ends with `None` only if all of it came: a connection that breaks, a length that lies and a gzip
 /// stream that ends early are errors. Dropping it before the end closes the connection.
 pub struct AnswerBody {
-    url: Url,
+    url: Arc<Url>,
     /// Made from the URL when somebody asks.
     replica: OnceLock<String>,
     content_type: Option<HeaderValue>,
@@ -46,7 +46,7 @@ impl AnswerBody {
     ///
     /// [`ProxyError::Coding`] if the answer is encoded in another way than gzip, or more than once (S-102).
     pub(crate) fn new(
-        url: Url,
+        url: Arc<Url>,
         head: &http::response::Parts,
         body: RawBody,
         idle: Option<Duration>,
@@ -104,14 +104,23 @@ impl AnswerBody {
     ///
     /// *Not* cancel safe: what was read is lost.
     pub async fn collect(mut self, limit: usize) -> Result<Bytes, ProxyError> {
+        // What comes in one piece, as short answers do, is not copied.
+        let mut first = Bytes::new();
         let mut whole = Vec::new();
         while let Some(chunk) = self.chunk().await? {
-            if whole.len() + chunk.len() > limit {
+            if first.len().max(whole.len()) + chunk.len() > limit {
                 return Err(self.broken(format!("it is longer than {limit} bytes").into()));
             }
-            whole.extend_from_slice(&chunk);
+            if first.is_empty() {
+                first = chunk;
+            } else {
+                if whole.is_empty() {
+                    whole.extend_from_slice(&first);
+                }
+                whole.extend_from_slice(&chunk);
+            }
         }
-        Ok(whole.into())
+        Ok(if whole.is_empty() { first } else { whole.into() })
     }
 
     fn broken(&self, source: BoxError) -> ProxyError {
@@ -262,7 +271,11 @@ impl Idle {
 }
 
 /// The text of an error answer: at most 1 KiB is read, and what remains is left to the connection's end.
-pub(crate) async fn error_text(url: &Url, head: &http::response::Parts, body: RawBody) -> Option<String> {
+pub(crate) async fn error_text(
+    url: &Arc<Url>,
+    head: &http::response::Parts,
+    body: RawBody,
+) -> Option<String> {
     let mut body = AnswerBody::new(url.clone(), head, body, None).ok()?;
     let mut read = Vec::new();
     let reading = async {
@@ -282,6 +295,6 @@ pub(crate) async fn error_text(url: &Url, head: &http::response::Parts, body: Ra
 }
 
 /// Reads what a refused request left behind, so that its connection can be used again.
-pub(crate) async fn drain(url: &Url, head: &http::response::Parts, body: RawBody) {
+pub(crate) async fn drain(url: &Arc<Url>, head: &http::response::Parts, body: RawBody) {
     drop(error_text(url, head, body).await);
 }

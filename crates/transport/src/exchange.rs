@@ -1,10 +1,10 @@
 //! One request to one place: its credential, its redirects, and the one retry after a 401.
 
-use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::LOCATION;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use tokio::time::Instant;
 use url::{Position, Url};
 
@@ -42,8 +42,8 @@ pub(crate) struct Operation {
     pub(crate) kind: Kind,
     pub(crate) method: Method,
     /// What follows a replica's base URL: path and query.
-    pub(crate) suffix: String,
-    pub(crate) headers: HeaderMap,
+    pub(crate) suffix: Arc<str>,
+    pub(crate) headers: Arc<HeaderMap>,
     pub(crate) body: ReplayBody,
     pub(crate) connect_budget: Duration,
     /// From sending to the head of the answer.
@@ -56,15 +56,30 @@ impl Operation {
     }
 
     /// Where this goes on the server with this base URL.
-    pub(crate) fn at(&self, base: &Url) -> Result<Url, ProxyError> {
-        let text = format!("{}{}", base.as_str().trim_end_matches('/'), self.suffix);
-        Url::parse(&text)
-            .map_err(|error| ProxyError::Transport { replica: trust::shown(base), source: Box::new(error) })
+    pub(crate) fn at(&self, base: &Url) -> Result<Target, ProxyError> {
+        let text = [base.as_str().trim_end_matches('/'), &self.suffix].concat();
+        Target::new(Url::parse(&text).map_err(|error| lost(base, Box::new(error)))?)
     }
 
     /// How long a connection may have been idle.
     pub(crate) fn idle_limit(&self) -> Duration {
         if self.is_push() { PUSH_IDLE } else { READ_IDLE }
+    }
+}
+
+/// Where a request goes: what the rules judge, and what of it is sent. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) url: Arc<Url>,
+    uri: Uri,
+}
+
+impl Target {
+    pub(crate) fn new(url: Url) -> Result<Self, ProxyError> {
+        let uri = url[..Position::AfterQuery]
+            .parse()
+            .map_err(|error| lost(&url, Box::<http::uri::InvalidUri>::new(error)))?;
+        Ok(Self { url: Arc::new(url), uri })
     }
 }
 
@@ -80,7 +95,7 @@ pub(crate) struct Exchange {
     pub(crate) head: http::response::Parts,
     pub(crate) body: RawBody,
     /// Who answered, after redirects.
-    pub(crate) url: Url,
+    pub(crate) url: Arc<Url>,
     /// Whether the whole request body was taken when the answer came.
     pub(crate) complete: bool,
 }
@@ -112,23 +127,23 @@ impl From<Failure> for ProxyError {
 }
 
 impl Inner {
-    /// Sends the operation to `url`, and once more after the operation's first 401 (transport §8).
+    /// Sends the operation to `target`, and once more after the operation's first 401 (transport §8).
     pub(crate) async fn ask(
         &self,
         operation: &Operation,
-        url: &Url,
+        target: &Target,
         connection: Option<Box<dyn Connection>>,
         redirects: Redirects,
         renewed: &mut bool,
     ) -> Result<Exchange, Failure> {
-        let first = self.exchange(operation, url, connection, redirects).await?;
+        let first = self.exchange(operation, target, connection, redirects).await?;
         let indeterminate = operation.is_push() && Marker::of(&first.head.headers) == Marker::Indeterminate;
         if first.status() != StatusCode::UNAUTHORIZED || *renewed || indeterminate {
             return Ok(first);
         }
         *renewed = true;
         answer::drain(&first.url, &first.head, first.body).await;
-        self.exchange(operation, url, None, redirects).await.map_err(|failure| {
+        self.exchange(operation, target, None, redirects).await.map_err(|failure| {
             Failure::Final(match failure {
                 Failure::Lost { error, complete: true } if operation.is_push() => {
                     push_outcome_unknown(error).into()
@@ -138,15 +153,15 @@ impl Inner {
         })
     }
 
-    /// Sends the operation to `url` and follows redirects, if they are to be followed (transport §11).
+    /// Sends the operation to `target` and follows redirects, if they are to be followed (transport §11).
     async fn exchange(
         &self,
         operation: &Operation,
-        url: &Url,
+        target: &Target,
         mut connection: Option<Box<dyn Connection>>,
         redirects: Redirects,
     ) -> Result<Exchange, Failure> {
-        let mut url = Cow::Borrowed(url);
+        let mut target = target.clone();
         // What the hops carry, once that is not what the operation has.
         let mut headers: Option<HeaderMap> = None;
         let mut set_by_hook: Option<Vec<HeaderName>> = None;
@@ -155,22 +170,22 @@ impl Inner {
         loop {
             let opened = match connection.take() {
                 Some(opened) => opened,
-                None => self.connect(operation, &url).await?,
+                None => self.connect(operation, &target.url).await?,
             };
-            let carried = headers.as_ref().unwrap_or(&operation.headers).clone();
-            let mut head = self.head(operation, &url, carried)?;
+            let carried = headers.as_ref().unwrap_or(&*operation.headers).clone();
+            let mut head = head(operation, &target, carried);
             if set_by_hook.is_none() {
                 // The first request of the chain; the hops carry what it carries, or less.
-                let set = self.authorise(&url, &mut head, &operation.headers).await;
+                let set = self.authorise(&target.url, &mut head, &operation.headers).await;
                 set_by_hook = Some(set.map_err(Failure::Final)?);
                 headers = self.set_auth.is_some().then(|| head.headers.clone());
             } else {
-                self.check_scheme(&url).map_err(Failure::Refused)?;
+                self.check_scheme(&target.url).map_err(Failure::Refused)?;
             }
             if expect {
                 head.headers.insert(http::header::EXPECT, HeaderValue::from_static("100-continue"));
             }
-            let answer = self.send(operation, &url, opened, head, expect).await?;
+            let answer = self.send(operation, &target.url, opened, head, expect).await?;
             if expect && answer.status() == StatusCode::EXPECTATION_FAILED && !answer.complete {
                 // RFC 9110 §10.1.1: the same request, without the expectation.
                 expect = false;
@@ -180,11 +195,11 @@ impl Inner {
                 return Ok(answer);
             };
             if !self.is_in_cluster(&next) {
-                let headers = headers.get_or_insert_with(|| operation.headers.clone());
+                let headers = headers.get_or_insert_with(|| HeaderMap::clone(&operation.headers));
                 trust::strip_credentials(headers, set_by_hook.as_deref().unwrap_or_default());
             }
             answer::drain(&answer.url, &answer.head, answer.body).await;
-            url = Cow::Owned(next);
+            target = Target::new(next).map_err(|error| Failure::Lost { error, complete: false })?;
         }
     }
 
@@ -203,7 +218,7 @@ impl Inner {
         }
         let values = answer.head.headers.get_all(LOCATION).iter().map(HeaderValue::as_bytes);
         let Some(next) = trust::location(&answer.url, values) else { return Ok(None) };
-        chain.push(answer.url.clone());
+        chain.push(Url::clone(&answer.url));
         let is_get = operation.method == Method::GET;
         let judged = trust::secure_redirect(chain, &next)
             .and_then(|()| self.check_scheme(&next))
@@ -245,26 +260,11 @@ impl Inner {
         })
     }
 
-    fn head(
-        &self,
-        operation: &Operation,
-        url: &Url,
-        headers: HeaderMap,
-    ) -> Result<http::request::Parts, Failure> {
-        let target = &url[..Position::AfterQuery];
-        let request = http::Request::builder().method(operation.method.clone()).uri(target).body(());
-        let (mut head, ()) = request
-            .map_err(|error| Failure::Lost { error: lost(url, Box::new(error)), complete: false })?
-            .into_parts();
-        head.headers = headers;
-        Ok(head)
-    }
-
     /// Sends one request on one connection.
     async fn send(
         &self,
         operation: &Operation,
-        url: &Url,
+        url: &Arc<Url>,
         connection: Box<dyn Connection>,
         head: http::request::Parts,
         expect: bool,
@@ -318,6 +318,14 @@ impl Inner {
             }
         }
     }
+}
+
+fn head(operation: &Operation, target: &Target, headers: HeaderMap) -> http::request::Parts {
+    let (mut head, ()) = http::Request::new(()).into_parts();
+    head.method = operation.method.clone();
+    head.uri = target.uri.clone();
+    head.headers = headers;
+    head
 }
 
 fn lost(url: &Url, source: BoxError) -> ProxyError {

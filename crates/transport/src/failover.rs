@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::answer;
 use crate::error::{ProxyError, http_error_message, push_outcome_unknown};
-use crate::exchange::{Exchange, Failure, Operation, Redirects};
+use crate::exchange::{Exchange, Failure, Operation, Redirects, Target};
 use crate::proxy::Inner;
 use crate::push::{Ended, Marker, Verdict, judge};
 use crate::replicas::Replica;
@@ -34,8 +34,12 @@ impl Inner {
         while let Some((replica, connection)) =
             self.first_connected(operation, &mut waiting, &mut round).await
         {
-            let url = operation.at(replica.url())?;
-            let asked = self.ask(operation, &url, Some(connection), Redirects::Follow, &mut renewed).await;
+            let asked = match self.target(operation, &replica) {
+                Ok(target) => {
+                    self.ask(operation, &target, Some(connection), Redirects::Follow, &mut renewed).await
+                }
+                Err(error) => Err(Failure::Lost { error, complete: false }),
+            };
             match self.visit(operation, &replica, asked).await {
                 Visit::Final(result) => {
                     if let Ok(answer) = &result {
@@ -61,6 +65,21 @@ impl Inner {
         let sticky = self.sticky();
         let known = sticky.and_then(|sticky| nodes.iter().position(|node| *node == *sticky));
         known.unwrap_or_else(|| fastrand::usize(..nodes.len()))
+    }
+
+    /// Where the operation goes at this replica. The last target is kept: most requests go to the sticky replica,
+    /// and a program that polls asks for the same thing.
+    fn target(&self, operation: &Operation, replica: &Replica) -> Result<Target, ProxyError> {
+        if let Some(last) = &*self.last_target.load()
+            && last.replica == *replica
+            && last.suffix == operation.suffix
+        {
+            return Ok(last.target.clone());
+        }
+        let target = operation.at(replica.url())?;
+        let (replica, suffix) = (replica.clone(), operation.suffix.clone());
+        self.last_target.store(Some(Arc::new(LastTarget { replica, suffix, target: target.clone() })));
+        Ok(target)
     }
 
     /// The next operation starts where this one was answered, if that is a replica we know.
@@ -192,6 +211,13 @@ async fn first_of<K, F: Future + Unpin>(racing: &mut Vec<(K, F)>) -> (K, F::Outp
         Poll::Pending
     })
     .await
+}
+
+/// Where the last request went.
+pub(crate) struct LastTarget {
+    replica: Replica,
+    suffix: Arc<str>,
+    target: Target,
 }
 
 /// What a walk through the replicas has come to.

@@ -1,6 +1,7 @@
 //! The advertisement of refs: from replicas that are known, else by way of the entry domain
 //! (transport §10). Its answers are where replicas are learned from.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{LOCATION, RETRY_AFTER};
@@ -8,9 +9,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use url::Url;
 
 use crate::answer::{self, AnswerBody};
-use crate::body::ReplayBody;
 use crate::error::ProxyError;
-use crate::exchange::{Exchange, Failure, Kind, Operation, Redirects};
+use crate::exchange::{Exchange, Failure, Kind, Operation, Redirects, Target};
 use crate::proxy::{Inner, Service};
 use crate::replicas::{self, Replica};
 use crate::trust;
@@ -33,14 +33,19 @@ impl Inner {
     }
 
     fn advertisement(&self, service: Service, extra: HeaderMap) -> Operation {
-        let mut headers = HeaderMap::new();
-        self.finish_headers(&mut headers, extra);
+        let headers = if extra.is_empty() {
+            self.plain.headers.clone()
+        } else {
+            let mut headers = HeaderMap::new();
+            self.finish_headers(&mut headers, extra);
+            Arc::new(headers)
+        };
         Operation {
             kind: Kind::InfoRefs,
             method: Method::GET,
-            suffix: format!("{}/info/refs?service={service}", self.path),
+            suffix: self.plain.of(service).clone(),
             headers,
-            body: ReplayBody::empty(),
+            body: self.plain.body.clone(),
             connect_budget: self.timeouts.connect,
             head_limit: self.timeouts.head,
         }
@@ -80,7 +85,7 @@ impl Inner {
 
     /// By way of the entry domain.
     async fn cold(&self, operation: &Operation, entry: &Url) -> Result<Exchange, ProxyError> {
-        let url = operation.at(entry)?;
+        let target = operation.at(entry)?;
         let mut renewed = false;
         let probe = Operation {
             connect_budget: self.timeouts.probe_connect,
@@ -88,7 +93,7 @@ impl Inner {
             ..operation.clone()
         };
         let answer =
-            self.probe(&probe, &url, &mut renewed).await.map_err(|failure| in_entry(entry, failure))?;
+            self.probe(&probe, &target, &mut renewed).await.map_err(|failure| in_entry(entry, failure))?;
         if !is_redirect(answer.status()) {
             return Ok(self.learn(answer));
         }
@@ -97,7 +102,7 @@ impl Inner {
             answer::drain(&answer.url, &answer.head, answer.body).await;
             let followed = Operation { head_limit: self.timeouts.cold_head, ..operation.clone() };
             let answer = self
-                .ask(&followed, &url, None, Redirects::Follow, &mut false)
+                .ask(&followed, &target, None, Redirects::Follow, &mut false)
                 .await
                 .map_err(|failure| in_entry(entry, failure))?;
             return Ok(self.learn(answer));
@@ -114,7 +119,11 @@ impl Inner {
         let Some(target) = target else {
             return Err(ProxyError::AfterRedirect { failover, salvage: None });
         };
-        match self.ask(operation, &target, None, Redirects::Follow, &mut false).await {
+        let asked = match Target::new(target) {
+            Ok(target) => self.ask(operation, &target, None, Redirects::Follow, &mut false).await,
+            Err(error) => Err(Failure::Lost { error, complete: false }),
+        };
+        match asked {
             Ok(answer) => Ok(self.learn(answer)),
             Err(failure) => {
                 Err(ProxyError::AfterRedirect { failover, salvage: Some(Box::new(failure.into())) })
@@ -124,9 +133,14 @@ impl Inner {
 
     /// The probe of the entry domain, which is asked up to three times: it is one load balancer, and
     /// there is nobody else to ask.
-    async fn probe(&self, probe: &Operation, url: &Url, renewed: &mut bool) -> Result<Exchange, Failure> {
+    async fn probe(
+        &self,
+        probe: &Operation,
+        target: &Target,
+        renewed: &mut bool,
+    ) -> Result<Exchange, Failure> {
         for pause in PROBE_PAUSES {
-            let asked = self.ask(probe, url, None, Redirects::Stay, renewed).await;
+            let asked = self.ask(probe, target, None, Redirects::Stay, renewed).await;
             let pause = match &asked {
                 Ok(answer) if matches!(answer.status().as_u16(), 502..=504) => {
                     match retry_after(&answer.head.headers) {
@@ -142,7 +156,7 @@ impl Inner {
             }
             tokio::time::sleep(pause.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
         }
-        self.ask(probe, url, None, Redirects::Stay, renewed).await
+        self.ask(probe, target, None, Redirects::Stay, renewed).await
     }
 
     /// The redirect's own target, if it may be asked should everyone named fail (transport §10.4).

@@ -17,7 +17,7 @@ use crate::cache::Remembered;
 use crate::config::{Config, Timeouts};
 use crate::error::{ConfigError, ProxyError, http_error_message, push_too_large};
 use crate::exchange::{Exchange, Kind, Operation};
-use crate::failover::Pace;
+use crate::failover::{LastTarget, Pace};
 use crate::replicas::Replica;
 use crate::trust::{self, Host};
 use crate::wire::tls_roots;
@@ -91,6 +91,7 @@ pub(crate) struct Inner {
     /// Held while the set is replaced, so that a replica is marked failed once.
     replacing: Mutex<()>,
     sticky: ArcSwapOption<Replica>,
+    pub(crate) last_target: ArcSwapOption<LastTarget>,
     pub(crate) pace: Option<Pace>,
     pub(crate) remembered: Option<Remembered>,
 
@@ -100,6 +101,37 @@ pub(crate) struct Inner {
     pub(crate) user_agent: Option<HeaderValue>,
     pub(crate) set_auth: Option<Arc<dyn crate::config::SetAuth>>,
     pub(crate) hooks: Hooks,
+    pub(crate) plain: Plain,
+}
+
+/// What every request for an advertisement is made of, made once.
+pub(crate) struct Plain {
+    upload_pack: Arc<str>,
+    receive_pack: Arc<str>,
+    pub(crate) headers: Arc<HeaderMap>,
+    pub(crate) body: ReplayBody,
+}
+
+impl Plain {
+    fn new(path: &str, user_agent: Option<&HeaderValue>) -> Self {
+        let of = |service: Service| format!("{path}/info/refs?service={service}").into();
+        let mut headers = HeaderMap::new();
+        finish_headers(&mut headers, HeaderMap::new(), user_agent);
+        Self {
+            upload_pack: of(Service::UploadPack),
+            receive_pack: of(Service::ReceivePack),
+            headers: Arc::new(headers),
+            body: ReplayBody::empty(),
+        }
+    }
+
+    /// Path and query.
+    pub(crate) fn of(&self, service: Service) -> &Arc<str> {
+        match service {
+            Service::UploadPack => &self.upload_pack,
+            Service::ReceivePack => &self.receive_pack,
+        }
+    }
 }
 
 /// What the embedder wants to hear of.
@@ -153,6 +185,7 @@ impl Proxy {
             _ => None,
         };
         let inner = Inner {
+            plain: Plain::new(&path, user_agent.as_ref()),
             path,
             entry: loopback_probe,
             cluster,
@@ -162,6 +195,7 @@ impl Proxy {
             nodes: ArcSwap::default(),
             replacing: Mutex::new(()),
             sticky: ArcSwapOption::empty(),
+            last_target: ArcSwapOption::empty(),
             pace: config.prefer_fast.then(Pace::default),
             remembered,
             connector,
@@ -385,8 +419,8 @@ impl Inner {
         let operation = Operation {
             kind,
             method: Method::POST,
-            suffix: format!("{}/{service}", self.path),
-            headers,
+            suffix: format!("{}/{service}", self.path).into(),
+            headers: Arc::new(headers),
             body,
             connect_budget: self.timeouts.connect,
             head_limit: None,
@@ -401,22 +435,8 @@ impl Inner {
         self.conclude(answer, kind).await
     }
 
-    /// The caller's headers, which may replace ours, and what every request has.
     pub(crate) fn finish_headers(&self, headers: &mut HeaderMap, extra: HeaderMap) {
-        let mut name = None;
-        for (next, value) in extra {
-            // A name that is left out is the one before: one more value of it.
-            match next {
-                Some(next) => drop(headers.insert(name.insert(next).clone(), value)),
-                None => drop(name.as_ref().map(|name| headers.append(name.clone(), value))),
-            }
-        }
-        if !headers.contains_key(ACCEPT_ENCODING) {
-            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-        }
-        if let Some(value) = &self.user_agent {
-            headers.insert(USER_AGENT, value.clone());
-        }
+        finish_headers(headers, extra, self.user_agent.as_ref());
     }
 
     /// A 200 is the caller's body, anything else an error (transport §13.2).
@@ -431,6 +451,24 @@ impl Inner {
         } else {
             http_error_message(head.status, server_msg.as_deref(), &self.error_base_url())
         })
+    }
+}
+
+/// The caller's headers, which may replace ours, and what every request has.
+fn finish_headers(headers: &mut HeaderMap, extra: HeaderMap, user_agent: Option<&HeaderValue>) {
+    let mut name = None;
+    for (next, value) in extra {
+        // A name that is left out is the one before: one more value of it.
+        match next {
+            Some(next) => drop(headers.insert(name.insert(next).clone(), value)),
+            None => drop(name.as_ref().map(|name| headers.append(name.clone(), value))),
+        }
+    }
+    if !headers.contains_key(ACCEPT_ENCODING) {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    if let Some(value) = user_agent {
+        headers.insert(USER_AGENT, value.clone());
     }
 }
 

@@ -102,11 +102,11 @@ impl Net {
             Some(proxy) => {
                 let through = Url::parse(&proxy.uri().to_string())?;
                 let (host, port) = host_and_port(&through)?;
-                let tcp = self.tcp(&host, port).await?;
+                let tcp = self.tcp(host, port).await?;
                 let socket = SockRef::from(&tcp).try_clone()?;
                 let stream: Box<dyn Stream> = match through.scheme() {
                     "http" => Box::new(tcp),
-                    "https" => self.encrypted(tcp, &host).await?,
+                    "https" => self.encrypted(tcp, host).await?,
                     _ => return Err("the forward proxy is neither http nor https".into()),
                 };
                 (tunnel(stream, key, proxy.basic_auth()).await?, socket)
@@ -168,12 +168,13 @@ impl Net {
 impl Connect for Net {
     async fn connect(&self, url: &Url, idle_limit: Duration) -> Result<Box<dyn Connection>, BoxError> {
         let (host, port) = host_and_port(url)?;
-        let key = PoolKey { is_tls: url.scheme() == "https", host, port };
-        while let Some(mut conn) = self.pool.take(&key, idle_limit) {
+        let is_tls = url.scheme() == "https";
+        while let Some((key, mut conn)) = self.pool.take(is_tls, host, port, idle_limit) {
             if conn.is_usable().await {
                 return Ok(Box::new(Leased { conn, key, pool: Arc::downgrade(&self.pool) }));
             }
         }
+        let key = PoolKey { is_tls, host: host.to_owned(), port };
         let conn = self.dial(url, &key).await?;
         Ok(Box::new(Leased { conn, key, pool: Arc::downgrade(&self.pool) }))
     }
@@ -189,9 +190,9 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
 /// The host in lower case, an IPv6 address in brackets.
-fn host_and_port(url: &Url) -> Result<(String, u16), BoxError> {
+fn host_and_port(url: &Url) -> Result<(&str, u16), BoxError> {
     match (url.host_str(), url.port_or_known_default()) {
-        (Some(host), Some(port)) => Ok((host.to_owned(), port)),
+        (Some(host), Some(port)) => Ok((host, port)),
         _ => Err("the URL has no host".into()),
     }
 }

@@ -49,14 +49,23 @@ impl Pool {
         }
     }
 
-    /// The connection that became idle last, if that is no longer ago than `limit`; older ones are closed.
-    pub(crate) fn take(&self, key: &PoolKey, limit: Duration) -> Option<Conn> {
+    /// The connection that became idle last, if that is no longer ago than `limit`, with the key that it was put
+    /// with; older ones are closed.
+    pub(crate) fn take(
+        &self,
+        is_tls: bool,
+        host: &str,
+        port: u16,
+        limit: Duration,
+    ) -> Option<(PoolKey, Conn)> {
+        let is_meant = |key: &PoolKey| key.is_tls == is_tls && key.host == host && key.port == port;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         idle.retain(|idle| {
-            idle.key != *key || (!idle.conn.is_closed() && now.duration_since(idle.since) <= limit)
+            !is_meant(&idle.key) || (!idle.conn.is_closed() && now.duration_since(idle.since) <= limit)
         });
-        let last = idle.iter().rposition(|idle| idle.key == *key)?;
-        Some(idle.remove(last).conn)
+        let last = idle.iter().rposition(|idle| is_meant(&idle.key))?;
+        let Idle { key, conn, .. } = idle.remove(last);
+        Some((key, conn))
     }
 }

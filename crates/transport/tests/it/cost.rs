@@ -155,14 +155,17 @@ fn gb17_a_warm_request_allocates_little_more_than_a_bare_one() {
         text(proxy.info_refs(Service::UploadPack).await).await.unwrap();
         let (mut total, rounds) = (0, 20);
         for _ in 0..rounds {
-            total += counted(async { drop(text(proxy.info_refs(Service::UploadPack).await).await.unwrap()) })
-                .await;
+            total += counted(async {
+                let answer = proxy.info_refs(Service::UploadPack).await.unwrap();
+                assert_eq!(answer.collect(1024).await.unwrap(), "refs");
+            })
+            .await;
         }
         total / rounds
     });
     println!("allocations of a warm info_refs: {ours}, of a bare request {bare}");
-    // The row's goal is 10 more, which is not reached: this keeps it from getting worse.
-    assert!(ours <= bare + 25, "{ours} against {bare}");
+    // The row has 10; what is reached is kept.
+    assert!(ours <= bare + 8, "{ours} against {bare}");
 }
 
 /// What polling this future allocates, on this thread.
