@@ -13,7 +13,7 @@ const FEATURES: &[(&str, &[&str])] = &[
     ("peerage-zaphttp", &["tls"]),
     ("peerage-controlclient", &["server", "test-util"]),
     ("peerage-transport", &["reqwest"]),
-    ("peerage-clienthttp", &["zap", "http", "mdns", "json", "metrics", "test-util"]),
+    ("peerage-clienthttp", &["zap", "http", "grpc", "mdns", "json", "metrics", "test-util"]),
 ];
 
 /// Everything that can be said of the code without running it.

@@ -288,6 +288,16 @@ impl<P: Clone, C> Balancer<P, C> {
     }
 }
 
+impl<P: Clone, C> Balancer<P, C> {
+    /// A peer said of itself whether it serves, which needs no second time: it is or is not
+    /// [`DOWN`](Flags::DOWN) from now on.
+    pub fn told(&self, member: &Member<P, C>, serves: bool, now: u64) {
+        for _ in 0..if serves { SUCCESSES_TO_UP } else { FAILURES_TO_DOWN } {
+            self.checked(member, serves, now);
+        }
+    }
+}
+
 /// When a peer is checked next after `now`: every 10 s, a tenth more or less by the random number `z`.
 /// `first` spreads the first checks over the whole interval.
 #[must_use]

@@ -26,6 +26,7 @@
 //! - `zap` (default): dial peers over ZAP-HTTP.
 //! - `mdns` (default): find peers by multicast DNS when no other source is given.
 //! - `http`: dial peers that are ordinary HTTP/1.1 or HTTP/2 servers.
+//! - `grpc`: ask peers for their health by gRPC (`Checks::grpc`).
 //! - `json`: request and response bodies as JSON.
 //! - `metrics`: count calls, outcomes and ejections through the `metrics` facade. Its recorder must be there
 //!   before the first client is made: handles are asked for once.

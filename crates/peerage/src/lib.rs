@@ -36,6 +36,7 @@
 //! # Features
 //! - `controlclient` (default): register at gateways what is served.
 //! - `http` (default): dial peers that are ordinary web servers.
+//! - `grpc`: asks peers for their health by gRPC (`clienthttp::Checks::grpc`).
 //! - `json` (default): bodies as JSON.
 //! - `metrics`: counts through the `metrics` facade; install its recorder before the first client is made.
 //! - `sim`: `sim`, the client in virtual time with scripted peers.

@@ -69,7 +69,7 @@ pub(super) fn follow(
                 () = members.ejected.notified() => {}
                 () = sleep_until(due.unwrap_or(members.epoch)), if due.is_some() => {}
                 Some(_) = probes.join_next() => {}
-                () = ended(checker.as_mut()) => {}
+                () = ended(checker.as_mut(), members) => {}
             }
             if probe_at.is_some_and(|at| at <= Instant::now()) {
                 probe(members, &mut probes);
@@ -88,9 +88,9 @@ pub(super) fn follow(
 }
 
 /// A check has ended.
-async fn ended(checker: Option<&mut Checker>) {
+async fn ended(checker: Option<&mut Checker>, members: &Arc<Members>) {
     match checker {
-        Some(checker) => checker.ended().await,
+        Some(checker) => checker.ended(members).await,
         None => std::future::pending().await,
     }
 }

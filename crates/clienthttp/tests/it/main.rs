@@ -5,6 +5,7 @@ mod auth;
 mod build;
 mod call;
 mod checks;
+mod checks_grpc;
 mod cost;
 mod dialers;
 mod estimate;

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{ClientBuilder, Source, Way};
 use crate::{
-    BuildError, Client, ConfigError, Dialer,
+    BuildError, Checks, Client, ConfigError, Dialer,
     client::{Auth, Choice, Settings, Shared, members::Members, metrics::Meters, running::Running},
 };
 
@@ -102,6 +102,10 @@ impl ClientBuilder {
         let authority = Authority::try_from(service.base())
             .map_err(|_| setting("service", "a name that can be a host name"))?;
 
+        if self.dialer.is_none() && self.checks.as_ref().is_some_and(Checks::need_http2) {
+            let why = "a dialer that speaks HTTP/2, such as HttpDialer::http2(), for checks by gRPC";
+            return Err(setting("checks", why));
+        }
         let (dialer, auth) =
             dialer_and_auth(self.dialer, self.auth, self.connect_timeout, retry.per_try_limit())?;
         let (discovery, owns_discovery) = open(self.source, &service)?;
