@@ -35,6 +35,7 @@ async fn h037_in_memory_peers_need_no_socket() {
     let client = Client::builder("billing")
         .discovery(peers.discovery("billing").unwrap())
         .dialer(peers)
+        .balance(Policy::RoundRobin)
         .bearer("goes along: it never leaves the process")
         .build()
         .await

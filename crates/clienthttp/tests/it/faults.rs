@@ -7,7 +7,7 @@ use axum::Router;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::Method;
-use peerage_clienthttp::{Client, ClientError};
+use peerage_clienthttp::{Client, ClientError, Policy};
 use peerage_tests::{BlackHole, Direction, FaultProxy, Plan, Refuser, cut_points};
 use tokio::time::{Instant, timeout};
 
@@ -52,6 +52,7 @@ async fn cell(method: Method, faulty: SocketAddr, behind: &Peer) -> Cell {
     let good = echo("billing-2").await;
     let list = [at("billing-1", faulty), at("billing-2", good.addr())];
     let client = Client::builder_with(fixed(list))
+        .balance(Policy::RoundRobin)
         .request_timeout(CALL)
         .per_try_timeout(PER_TRY)
         .connect_timeout(Duration::from_millis(100))
