@@ -122,10 +122,16 @@ pub(crate) fn get(address: SocketAddr, host: &str, path: &str) -> String {
     http(address, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
 }
 
-/// A port where nothing listens.
+/// An address where nothing listens but what is told to: as long as these tests run, the system gives its port to
+/// nobody who asks for a free one.
 pub(crate) fn dead_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("it is bound")
+    let kept = tokio::net::TcpSocket::new_v4().expect("a socket");
+    kept.bind(([127, 0, 0, 1], 0).into()).expect("loopback has a free port");
+    // Who asks for this very port may have it beside a socket that does not listen.
+    kept.set_reuseaddr(true).expect("a socket has this setting");
+    let address = kept.local_addr().expect("it is bound");
+    std::mem::forget(kept);
+    address
 }
 
 /// An HTTP server of few words: `answer` makes the whole answer from the head of a request and its body.

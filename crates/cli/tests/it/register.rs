@@ -85,8 +85,9 @@ impl Drop for Registered {
 fn a_service_is_live_at_once_and_again_after_the_gateway_was_killed() {
     let directory = tempfile::tempdir().expect("a directory");
     let proto = file(&directory, "greeter.proto", GREETER);
-    let mut gateway = Listening::start(&["gateway", "--listen", "127.0.0.1:0"]);
-    let address = gateway.address.to_string();
+    // A port that nobody else gets while no gateway listens on it.
+    let address = dead_address().to_string();
+    let mut gateway = Listening::start(&["gateway", "--listen", &address]);
     let started = Instant::now();
     let mut service = Registered::start(&register_args(&address, &proto, &["--ttl", "3s"]));
     assert_eq!(event(&service.lines)["state"], "registering");

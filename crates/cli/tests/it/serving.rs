@@ -4,7 +4,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
 
 use crate::kit::{LIMIT, Listening, dead_address, get, http, lines, ok, peerage, run, text, upstream};
 
@@ -180,9 +179,8 @@ fn until_refused(address: SocketAddr) {
         }
         refused.send(true).ok();
     });
-    let deadline = Duration::from_secs(10);
     let mut accepted = 0_u64;
-    while !seen.recv_timeout(deadline).expect("a connection is accepted or refused") {
+    while !seen.recv_timeout(LIMIT).expect("a connection is accepted or refused") {
         accepted += 1;
         assert!(accepted < 1_000_000, "{address} still accepts");
     }
@@ -208,7 +206,7 @@ fn a_watcher_sees_a_service_come_and_go() {
         &format!("http://{upstream}"),
     ]);
     let next = |what: &str| loop {
-        match events.recv_timeout(Duration::from_secs(10)) {
+        match events.recv_timeout(LIMIT) {
             Ok(line) => {
                 let event: serde_json::Value = serde_json::from_str(&line).expect("an event is JSON");
                 if event["event"] == what {
@@ -261,12 +259,12 @@ fn an_unhealthy_upstream_is_withdrawn() {
         let line = events.recv_timeout(LIMIT).expect("an event comes");
         serde_json::from_str(&line).expect("an event is JSON")
     };
+    // A look that a busy machine does not answer in its second finds the upstream unwell, until the next one.
+    let until = |holds: &dyn Fn(&serde_json::Value) -> bool| while !holds(&next()) {};
     assert_eq!(next()["event"], "ready");
-    assert_eq!(next()["well"], true);
+    until(&|event| event["well"] == true);
     healthy.store(false, std::sync::atomic::Ordering::SeqCst);
-    let event = next();
-    assert_eq!(event["well"], false);
-    assert!(event["why"].as_str().is_some_and(|why| why.contains("500")), "{event}");
+    until(&|event| event["well"] == false && event["why"].as_str().is_some_and(|why| why.contains("500")));
     service.kill().expect("it runs");
     service.wait().expect("it ends");
 }

@@ -42,9 +42,9 @@ async fn d091_a_renamed_file_is_seen_at_the_default_pace() {
     fs::rename(&next, &path).unwrap();
     until(&discovery, |snapshot| ids(snapshot) == ["b"]).await;
     let seen = renamed.elapsed().unwrap();
-    // That the pace is 1.05 s is tested on a clock of its own; a loaded machine gets three times the limit.
+    // That the pace is 1.05 s is tested on a clock of its own; a loaded machine takes its time.
     println!("seen after {seen:?}, limit 1.2 s");
-    assert!(seen <= Duration::from_millis(3600), "{seen:?}");
+    assert!(seen <= LIMIT, "{seen:?}");
 }
 
 #[tokio::test]
@@ -58,7 +58,9 @@ async fn d091_bad_content_never_empties_the_list() {
     let full = format!("{full}{}", " ".repeat((4 << 20) - full.len()));
     let before =
         discovery.metrics().into_iter().find(|metric| metric.name == "discovery_events").unwrap().value;
-    fs::write(&path, &full).unwrap();
+    // At once: half of it is no list.
+    fs::write(directory.path().join("next.json"), &full).unwrap();
+    fs::rename(directory.path().join("next.json"), &path).unwrap();
     let read = tokio::time::timeout(LIMIT, async {
         let events = |metric: &Metric| metric.name == "discovery_events" && metric.value > before;
         while !discovery.metrics().iter().any(events) {

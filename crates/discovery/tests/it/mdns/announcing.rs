@@ -1,12 +1,13 @@
 //! Being found (discovery §5), on loopback.
 
 use std::net::UdpSocket;
+use std::time::Duration;
 
 use peerage_discovery::mdns::{advertise, shutdown};
 use peerage_discovery::{Discovery, DiscoveryError, Metadata};
 use tokio::time::Instant;
 
-use super::bed::{Bed, Changes, MS, SECOND, big_metadata, run, together};
+use super::bed::{Bed, Changes, LIMIT, MS, SECOND, at_most, big_metadata, run, together};
 use super::packets::{self, PTR, SRV, TXT};
 
 together! {
@@ -32,7 +33,7 @@ fn d040_d046_a_node_is_found_with_its_id_port_and_all_of_its_metadata() {
         let metadata = big_metadata();
         let discovery = bed.browse();
         let _peer = bed.peer_with(node_id, 7001, &["big"]);
-        let found = discovery.wait_ready(1, Instant::now() + 5 * SECOND).await.unwrap();
+        let found = discovery.wait_ready(1, Instant::now() + LIMIT).await.unwrap();
 
         let peer = &found.peers()[0];
         assert_eq!(peer.node_id(), node_id);
@@ -57,18 +58,17 @@ fn d041_news_are_seen_at_once_and_nobody_sees_a_leave() {
         let mut changes = Changes::of(&discovery);
         let mut announcer = bed.peer("n1", 7001);
         announcer.wait_for("announced");
-        changes.wait_for("joined n1", 5 * SECOND).await;
+        changes.wait_for("joined n1", LIMIT).await;
         for round in 0..3 {
             changes.restart();
             announcer.tell(&format!("set round={round}"));
-            let took = changes.wait_for("updated n1", 5 * SECOND).await;
-            println!("D-041: metadata seen after {took:?} (limit 100 ms)");
-            assert!(took < 300 * MS, "{took:?}");
+            let took = changes.wait_for("updated n1", LIMIT).await;
+            at_most("D-041, metadata", took, 100 * MS);
         }
         changes.restart();
         announcer.tell("port 7002");
-        let took = changes.wait_for("updated n1", 5 * SECOND).await;
-        assert!(took < 300 * MS, "{took:?}");
+        let took = changes.wait_for("updated n1", LIMIT).await;
+        at_most("D-041, a port", took, 100 * MS);
         let peer = discovery.get("n1").unwrap();
         assert_eq!(peer.address().port(), 7002);
         assert_eq!(peer.metadata().get_str("round"), Some("2"));
@@ -90,7 +90,7 @@ fn d042_close_drop_and_the_end_of_a_process_are_noticed_and_said_twice() {
             process.wait_for("announced");
         }
         for id in ["closes", "drops", "exits"] {
-            changes.wait_for(&format!("joined {id}"), 5 * SECOND).await;
+            changes.wait_for(&format!("joined {id}"), LIMIT).await;
         }
         // No other browse shall be in the way of the measurement.
         changes.read_for(1_200 * MS).await;
@@ -99,7 +99,7 @@ fn d042_close_drop_and_the_end_of_a_process_are_noticed_and_said_twice() {
         goodbyes(&wire);
         closes.tell("close");
         let closed = closes.wait_for("closed");
-        assert!(millis(&closed) < 600, "close takes 300 ms at most: {closed}");
+        at_most("D-042, close", millis(&closed), 600 * MS);
         assert_eq!(goodbyes(&wire), 2, "said twice before close is over");
         noticed(&mut changes, "closes").await;
 
@@ -107,27 +107,38 @@ fn d042_close_drop_and_the_end_of_a_process_are_noticed_and_said_twice() {
         changes.restart();
         drops.tell("drop");
         let dropped = drops.wait_for("dropped");
-        assert!(millis(&dropped) < 50, "a drop does not wait: {dropped}");
+        at_most("D-042, a drop, which does not wait", millis(&dropped), 50 * MS);
         noticed(&mut changes, "drops").await;
-        assert_eq!(goodbyes(&wire), 2);
+        said_twice(&wire);
 
         changes.read_for(1_200 * MS).await;
         changes.restart();
         exits.tell("exit");
         noticed(&mut changes, "exits").await;
-        assert_eq!(goodbyes(&wire), 2);
+        said_twice(&wire);
         assert_eq!(discovery.peer_count(), 0);
     });
 
-    fn millis(words: &str) -> u64 {
-        words.split_once(' ').unwrap().1.parse().unwrap()
+    fn millis(words: &str) -> Duration {
+        Duration::from_millis(words.split_once(' ').unwrap().1.parse().unwrap())
+    }
+
+    /// The second goodbye may be on its way when the first was noticed.
+    fn said_twice(wire: &UdpSocket) {
+        let begin = Instant::now();
+        let mut count = 0;
+        while count < 2 {
+            assert!(begin.elapsed() < LIMIT, "{count} goodbyes");
+            count += goodbyes(wire);
+            std::thread::yield_now();
+        }
+        assert_eq!(count, 2);
     }
 
     async fn noticed(changes: &mut Changes, id: &str) {
-        let took = changes.wait_for(&format!("left {id}"), 5 * SECOND).await;
-        println!("T-03: the goodbye of {id} was noticed after {took:?} (limit 1.6 s)");
+        let took = changes.wait_for(&format!("left {id}"), LIMIT).await;
+        at_most(&format!("T-03, the goodbye of {id}"), took, 1_600 * MS);
         assert!(changes.words().contains(&format!("left {id} goodbye")), "{:?}", changes.words());
-        assert!(took < 3 * 1_600 * MS, "{took:?}");
     }
 
     /// The goodbyes on the wire since the last look: packets whose records all have a TTL of 0.
@@ -155,12 +166,13 @@ fn d044_one_that_leaves_takes_no_neighbour_with_it() {
             process.wait_for("announced");
         }
         for id in ["leaver", "neighbour", "third"] {
-            changes.wait_for(&format!("joined {id}"), 5 * SECOND).await;
+            changes.wait_for(&format!("joined {id}"), LIMIT).await;
         }
         changes.read_for(1_200 * MS).await;
         changes.restart();
         leaver.tell("close");
-        let words = changes.read_for(4 * SECOND).await;
+        changes.wait_for("left leaver", LIMIT).await;
+        let words = changes.read_for(2 * SECOND).await;
         assert_eq!(words, ["suspected leaver", "left leaver goodbye"]);
     });
 }
@@ -180,7 +192,7 @@ fn d044_one_service_type_that_is_closed_leaves_the_other_alone() {
         assert_eq!(heard(&wire).iter().filter(|p| p.is_goodbye()).count(), 2, "of the other type");
         one.update_port(7009).unwrap();
         // The first thing that the browser sees of it.
-        assert_eq!(browser.next(5 * SECOND).as_deref(), Some("updated n1"));
+        assert_eq!(browser.next(LIMIT).as_deref(), Some("updated n1"));
         assert_eq!(browser.next(2 * SECOND), None);
     });
 }
@@ -246,14 +258,13 @@ fn d048_a_restart_after_a_kill_is_an_update() {
         let mut changes = Changes::of(&discovery);
         let mut first = bed.peer("n1", 7001);
         first.wait_for("announced");
-        changes.wait_for("joined n1", 5 * SECOND).await;
+        changes.wait_for("joined n1", LIMIT).await;
         first.kill();
         changes.restart();
         let mut second = bed.peer("n1", 7002);
         second.wait_for("announced");
-        let took = changes.wait_for("updated n1", 5 * SECOND).await;
-        println!("D-048: the new port was seen {took:?} after the restart (limit 1.4 s)");
-        assert!(took < 3 * 1_400 * MS, "{took:?}");
+        let took = changes.wait_for("updated n1", LIMIT).await;
+        at_most("D-048, the new port", took, 1_400 * MS);
         assert_eq!(discovery.get("n1").unwrap().address().port(), 7002);
         assert_eq!(changes.words(), ["updated n1"], "never two peers");
     });
@@ -264,14 +275,17 @@ fn d049_without_probing_a_node_is_seen_at_once() {
         let bed = Bed::new();
         let discovery = bed.browse();
         let mut changes = Changes::of(&discovery);
-        changes.wait_for("status ready", 5 * SECOND).await;
+        changes.wait_for("status ready", LIMIT).await;
         changes.read_for(300 * MS).await;
+        let wire = bed.socket();
         let mut peer = bed.peer_with("n1", 7001, &["noprobe"]);
         peer.wait_for("starting");
         changes.restart();
-        let took = changes.wait_for("joined n1", 5 * SECOND).await;
-        println!("D-049: seen after {took:?} (limit 50 ms)");
-        assert!(took < 150 * MS, "{took:?}");
+        let took = changes.wait_for("joined n1", LIMIT).await;
+        at_most("D-049", took, 50 * MS);
+        let heard = heard(&wire);
+        assert!(heard.iter().any(|packet| packet.is_response), "the announcement");
+        assert!(!heard.iter().any(|packet| packet.is_probe), "right away");
     });
 }
 
@@ -282,7 +296,7 @@ fn d043_two_processes_with_one_node_id_are_a_conflict() {
         let mut changes = Changes::of(&discovery);
         let mut first = bed.peer("n1", 7001);
         first.wait_for("announced");
-        changes.wait_for("joined n1", 5 * SECOND).await;
+        changes.wait_for("joined n1", LIMIT).await;
 
         let mut second = bed.peer("n1", 7002);
         assert_eq!(second.wait_for("failed"), "failed name_conflict");
@@ -294,10 +308,10 @@ fn d043_two_processes_with_one_node_id_are_a_conflict() {
         second.finish();
         changes.restart();
         first.tell("close");
-        changes.wait_for("left n1", 10 * SECOND).await;
+        changes.wait_for("left n1", LIMIT).await;
         let mut again = bed.peer("n1", 7002);
         again.wait_for("announced");
-        changes.wait_for("joined n1", 5 * SECOND).await;
+        changes.wait_for("joined n1", LIMIT).await;
         assert_eq!(discovery.get("n1").unwrap().address().port(), 7002);
     });
 }

@@ -8,7 +8,7 @@ use peerage_discovery::{Discovery, DiscoveryError, OnLink, Report, ServiceType, 
 use peerage_tests::{Leaks, skipped};
 use tokio::time::Instant;
 
-use super::bed::{self, Bed, Changes, MS, SECOND, run, together};
+use super::bed::{self, Bed, Changes, LIMIT, MS, SECOND, at_most, run, together};
 use super::packets::{self, Response};
 
 together! {
@@ -39,9 +39,8 @@ fn d050_d051_t01_a_peer_is_found_whoever_was_first() {
         // The client is up, then the server.
         let discovery = bed.browse();
         let mut changes = Changes::of(&discovery);
-        let took = changes.wait_for("joined n1", 10 * SECOND).await;
-        println!("D-051: found after {took:?} (limit 1.3 s, with probing)");
-        assert!(took < 3 * 1_300 * MS, "{took:?}");
+        let took = changes.wait_for("joined n1", LIMIT).await;
+        at_most("D-051, with probing", took, 1_300 * MS);
         discovery.stop().await;
 
         // The server is up, then the client. An answer repeats a record once a second at most.
@@ -52,13 +51,13 @@ fn d050_d051_t01_a_peer_is_found_whoever_was_first() {
             Changes::of(&bed.builder().build()).read_for(1_150 * MS).await;
             let begin = Instant::now();
             let discovery = bed.browse();
-            discovery.wait_ready(1, begin + 5 * SECOND).await.unwrap();
+            discovery.wait_ready(1, begin + LIMIT).await.unwrap();
             times.push(begin.elapsed());
             discovery.stop().await;
         }
         times.sort();
-        println!("T-01: first peer after {times:?} (p50 limit 100 ms, all 1.3 s)");
-        assert!(times[1] < 300 * MS && times[3] < 3 * 1_300 * MS, "{times:?}");
+        at_most("T-01, the second of four", times[1], 100 * MS);
+        at_most("T-01, the last of four", times[3], 1_300 * MS);
     });
 }
 
@@ -69,14 +68,14 @@ fn d053_t04_a_killed_peer_that_is_reported_leaves_within_two_and_a_half_seconds(
         let mut changes = Changes::of(&discovery);
         let mut peer = bed.peer("n1", 7001);
         peer.wait_for("announced");
-        changes.wait_for("joined n1", 5 * SECOND).await;
+        changes.wait_for("joined n1", LIMIT).await;
         peer.kill();
         changes.restart();
         discovery.report("n1", Report::Unreachable);
-        let doubt = changes.wait_for("suspected n1", SECOND).await;
-        let took = changes.wait_for("left n1 unreachable", 5 * SECOND).await;
-        println!("T-04: a reported kill was noticed after {took:?} (limit 2.5 s), doubted after {doubt:?}");
-        assert!(took < 3 * 2_500 * MS && doubt < 100 * MS, "{took:?} {doubt:?}");
+        let doubt = changes.wait_for("suspected n1", LIMIT).await;
+        let took = changes.wait_for("left n1 unreachable", LIMIT).await;
+        at_most("T-04, a reported kill", took, 2_500 * MS);
+        at_most("T-04, its doubt", doubt, 100 * MS);
     });
 }
 
@@ -87,7 +86,7 @@ fn d054_complaints_about_a_living_peer_cost_nothing() {
         let mut changes = Changes::of(&discovery);
         let mut peer = bed.peer("n1", 7001);
         peer.wait_for("announced");
-        changes.wait_for("joined n1", 5 * SECOND).await;
+        changes.wait_for("joined n1", LIMIT).await;
         // Its addresses of the other family come a moment later.
         changes.read_for(200 * MS).await;
         changes.restart();
@@ -109,7 +108,7 @@ fn d058_d067_d068_what_responders_announce_in_pieces() {
         let discovery = bed.browse();
         let mut changes = Changes::of(&discovery);
         packets::wait_for_question(&wire);
-        changes.wait_for("status ready", SECOND).await;
+        changes.wait_for("status ready", LIMIT).await;
         changes.restart();
 
         // D-058: a client of the reference announces itself with port 0.
@@ -122,12 +121,14 @@ fn d058_d067_d068_what_responders_announce_in_pieces() {
         head("late").send(&bed, &wire);
         // D-068: it never comes.
         head("never").send(&bed, &wire);
-        changes.read_for(150 * MS).await;
-        assert_eq!(changes.words(), [""; 0], "nobody is listed by a label in between");
+        // Right behind it: that 150 ms are early enough is a matter of the table's own clock (its d067, d068).
         Response::new().txt(&bed, b"late", &[b"id=real"]).send(&bed, &wire);
-        let joined = changes.wait_for("joined never", SECOND).await;
+        let joined = changes.wait_for("joined never", LIMIT).await;
         assert!(joined >= 290 * MS, "{joined:?}");
-        assert_eq!(changes.words(), ["joined real", "joined never"]);
+        changes.wait_for("joined real", LIMIT).await;
+        let mut listed: Vec<_> = discovery.peers().iter().map(|peer| peer.node_id().to_owned()).collect();
+        listed.sort();
+        assert_eq!(listed, ["never", "real"]);
         let ignored = discovery.metrics();
         let ports = ignored.iter().find(|m| m.label == Some(("why", "port_zero"))).unwrap();
         assert!(ports.value >= 1, "D-058");
@@ -141,9 +142,9 @@ fn sv_m22_sv_m23_and_the_packets_that_the_library_must_survive() {
         let discovery = bed.browse();
         let mut changes = Changes::of(&discovery);
         packets::wait_for_question(&wire);
-        changes.wait_for("status ready", SECOND).await;
+        changes.wait_for("status ready", LIMIT).await;
         Response::whole(&bed, "steady", 7, &[b"id=steady"]).send(&bed, &wire);
-        changes.wait_for("joined steady", SECOND).await;
+        changes.wait_for("joined steady", LIMIT).await;
         changes.restart();
 
         let good = Response::whole(&bed, "x", 7, &[b"id=x"]).bytes();
@@ -195,8 +196,8 @@ fn sv_m22_sv_m23_and_the_packets_that_the_library_must_survive() {
         Response::whole(&bed, &"n".repeat(63), 7, &[b"v=1"]).send(&bed, &wire);
         let other = Bed { service: "other".parse().unwrap(), ..bed.clone() };
         Response::whole(&other, "unasked", 7, &[b"id=unasked"]).send(&bed, &wire);
-        changes.wait_for(&format!("joined {odd}"), SECOND).await;
-        changes.wait_for(&format!("joined {}", "n".repeat(63)), SECOND).await;
+        changes.wait_for(&format!("joined {odd}"), LIMIT).await;
+        changes.wait_for(&format!("joined {}", "n".repeat(63)), LIMIT).await;
         changes.read_for(300 * MS).await;
         let mut others = changes.words();
         others.retain(|words| !words.contains("nnn") && !words.contains(odd));
@@ -221,7 +222,7 @@ fn d084_random_packets_do_no_harm() {
         let mut changes = Changes::of(&discovery);
         let mut peer = bed.peer("n1", 7001);
         peer.wait_for("announced");
-        changes.wait_for("joined n1", 5 * SECOND).await;
+        changes.wait_for("joined n1", LIMIT).await;
         changes.restart();
         let good = Response::whole(&bed, "x", 0, &[b"id=x"]).bytes();
         let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -255,7 +256,7 @@ fn d060_sm_packets_of_the_reference_are_understood() {
         discovery.start().unwrap();
         let mut changes = Changes::of(&discovery);
         packets::wait_for_question(&wire);
-        changes.wait_for("status ready", SECOND).await;
+        changes.wait_for("status ready", LIMIT).await;
         changes.restart();
         let packets: Vec<(f64, Vec<u8>)> = recorded["packets"]
             .as_array()
@@ -266,8 +267,8 @@ fn d060_sm_packets_of_the_reference_are_understood() {
         for (_, packet) in packets.iter().filter(|(t, _)| *t < 10.0) {
             packets::send(&bed, &wire, packet);
         }
-        changes.wait_for("joined go-1", SECOND).await;
-        changes.wait_for("joined go-2", SECOND).await;
+        changes.wait_for("joined go-1", LIMIT).await;
+        changes.wait_for("joined go-2", LIMIT).await;
         let peer = discovery.get("go-1").unwrap();
         assert_eq!(peer.address().to_string(), "192.0.2.2:9999");
         assert_eq!(peer.addresses()[1].to_string(), "[fd00::2]:9999");
@@ -278,8 +279,8 @@ fn d060_sm_packets_of_the_reference_are_understood() {
         changes.restart();
         let goodbye = packets.iter().find(|(t, _)| *t > 10.0).unwrap();
         packets::send(&bed, &wire, &goodbye.1);
-        let took = changes.wait_for("left go-1 goodbye", 5 * SECOND).await;
-        println!("D-061: the goodbye of a reference peer was noticed after {took:?} (limit 1.7 s)");
+        let took = changes.wait_for("left go-1 goodbye", LIMIT).await;
+        at_most("D-061, the goodbye of a reference peer", took, 1_700 * MS);
     });
 }
 
@@ -299,9 +300,9 @@ fn d020_d026_the_life_of_a_discovery() {
         assert_eq!(discovery.start(), Err(DiscoveryError::AlreadyStarted));
         let mut changes = Changes::of(&discovery);
         packets::wait_for_question(&wire);
-        changes.wait_for("status ready", SECOND).await;
+        changes.wait_for("status ready", LIMIT).await;
         Response::whole(&bed, "n1", 7, &[b"id=n1"]).send(&bed, &wire);
-        changes.wait_for("joined n1", SECOND).await;
+        changes.wait_for("joined n1", LIMIT).await;
         changes.restart();
         let waiting = discovery.wait_ready(2, Instant::now() + 30 * SECOND);
         let stopping = async {
@@ -343,7 +344,7 @@ fn d030_d031_t13_a_thousand_readers_share_one_thread_and_one_socket_pair() {
             let mut peer = bed.peer("n1", 7001);
             peer.wait_for("announced");
             for discovery in &all {
-                discovery.wait_ready(1, Instant::now() + 10 * SECOND).await.unwrap();
+                discovery.wait_ready(1, Instant::now() + LIMIT).await.unwrap();
             }
             let now = Leaks::now();
             // The actor costs two pipes and the thread that reads one of them.
@@ -368,8 +369,8 @@ fn d030_d031_t13_a_thousand_readers_share_one_thread_and_one_socket_pair() {
             let begin = Instant::now();
             drop(all);
             drop(here);
-            inside.gone(2 * SECOND).await;
-            println!("D-031: everything was gone after {:?} (limit 2 s)", begin.elapsed());
+            inside.gone(LIMIT).await;
+            at_most("D-031, everything gone", begin.elapsed(), 2 * SECOND);
         });
     });
 }
@@ -395,14 +396,14 @@ fn d059_readers_with_other_options_and_other_processes_see_the_same_peer() {
         let mut peer = bed.peer("n1", 7001);
         peer.wait_for("announced");
         for discovery in [&one, &two] {
-            discovery.wait_ready(1, Instant::now() + 5 * SECOND).await.unwrap();
+            discovery.wait_ready(1, Instant::now() + LIMIT).await.unwrap();
         }
         elsewhere.wait_for("joined n1");
         // One that comes later is told what is known, at once.
         let begin = Instant::now();
         let late = bed.browse();
-        late.wait_ready(1, begin + 5 * SECOND).await.unwrap();
-        assert!(begin.elapsed() < 100 * MS, "{:?}", begin.elapsed());
+        late.wait_ready(1, begin + LIMIT).await.unwrap();
+        at_most("D-059, known already", begin.elapsed(), 100 * MS);
     });
 }
 
@@ -433,10 +434,10 @@ fn d083_our_own_id_announced_by_another_host_is_a_conflict() {
         let discovery = bed.browse();
         let mut changes = Changes::of(&discovery);
         packets::wait_for_question(&wire);
-        changes.wait_for("status ready", SECOND).await;
+        changes.wait_for("status ready", LIMIT).await;
         changes.restart();
         Response::whole(&bed, "evil", 6666, &[b"id=me"]).send(&bed, &wire);
-        changes.wait_for("conflict me", SECOND).await;
+        changes.wait_for("conflict me", LIMIT).await;
         changes.read_for(500 * MS).await;
         assert_eq!(changes.words(), ["conflict me"], "and it is not listed");
         // We are still found by others, with our port.
@@ -457,16 +458,16 @@ fn d086_s129_sv_m33_a_daemon_that_ends_comes_back_with_everything() {
             let mut changes = Changes::of(&discovery);
             let mut peer = bed.peer("n1", 7001);
             peer.wait_for("announced");
-            changes.wait_for("joined n1", 5 * SECOND).await;
+            changes.wait_for("joined n1", LIMIT).await;
             let here = bed.advertise("here", 7002);
             here.announced().await.unwrap();
             changes.restart();
             peerage_discovery::mdns::break_daemons();
-            let degraded = changes.wait_for("status degraded", 3 * SECOND).await;
+            let degraded = changes.wait_for("status degraded", LIMIT).await;
             assert!(discovery.get("n1").is_some(), "the list is kept");
-            let ready = changes.wait_for("status ready", 5 * SECOND).await;
-            println!("D-086: noticed after {degraded:?} (limit 1 s), back after {ready:?} (limit 2 s)");
-            assert!(degraded < SECOND && ready < 3 * SECOND, "{degraded:?} {ready:?}");
+            let ready = changes.wait_for("status ready", LIMIT).await;
+            at_most("D-086, noticed", degraded, SECOND);
+            at_most("D-086, back", ready, 2 * SECOND);
             changes.assert_nobody_left();
             let mut browser = bed.browser();
             browser.wait_for("joined here");
@@ -495,8 +496,8 @@ fn d003_a_subtype_is_announced_and_found() {
         let mut v2 = special.peer("special", 7002);
         v2.wait_for("announced");
         let (all, only_v2) = (bed.browse(), special.browse());
-        all.wait_ready(2, Instant::now() + 5 * SECOND).await.unwrap();
-        let found = only_v2.wait_ready(1, Instant::now() + 5 * SECOND).await.unwrap();
+        all.wait_ready(2, Instant::now() + LIMIT).await.unwrap();
+        let found = only_v2.wait_ready(1, Instant::now() + LIMIT).await.unwrap();
         assert_eq!(found.peers().iter().map(|p| p.node_id()).collect::<Vec<_>>(), ["special"]);
     });
 }
@@ -506,11 +507,23 @@ fn d024_too_few_peers_are_told_with_the_reason() {
         let bed = Bed::new();
         let wire = bed.socket();
         let discovery = bed.browse();
+        let mut changes = Changes::of(&discovery);
         packets::wait_for_question(&wire);
+        changes.wait_for("status ready", LIMIT).await;
         Response::whole(&bed, "client", 0, &[b"id=client"]).send(&bed, &wire);
+        let ignored = || {
+            let metrics = discovery.metrics();
+            metrics.iter().find(|metric| metric.label == Some(("why", "port_zero"))).map_or(0, |m| m.value)
+        };
+        let sent = Instant::now();
+        while ignored() == 0 {
+            assert!(sent.elapsed() < LIMIT, "it is not seen");
+            changes.read_for(10 * MS).await;
+        }
         let begin = Instant::now();
         let error = discovery.wait_ready(2, begin + 500 * MS).await.unwrap_err();
-        assert!(begin.elapsed() >= 500 * MS && begin.elapsed() < 700 * MS, "{:?}", begin.elapsed());
+        assert!(begin.elapsed() >= 500 * MS, "{:?}", begin.elapsed());
+        at_most("D-024, the wait", begin.elapsed(), 700 * MS);
         let text = error.to_string();
         assert!(text.contains("0 of 2 peers of _bed._tcp") && text.contains("port 0"), "{text}");
     });
@@ -522,7 +535,7 @@ fn nothing_here_needs_a_runtime() {
     let here = bed.advertise("n1", 7001);
     let mut peer = bed.peer("n2", 7002);
     peer.wait_for("announced");
-    let soon = Instant::now() + 5 * SECOND;
+    let soon = Instant::now() + LIMIT;
     let found = futures_executor_block_on(discovery.wait_ready(1, soon)).unwrap();
     assert_eq!(found.peers()[0].node_id(), "n2");
     futures_executor_block_on(here.close());
@@ -554,7 +567,7 @@ fn d102_a_look_on_a_machine_with_loopback_alone_finds_nothing_wrong() {
         let discovery = bed.browse();
         let begin = Instant::now();
         let diagnosis = discovery.diagnose().await;
-        assert!(begin.elapsed() < 3 * SECOND, "{:?}", begin.elapsed());
+        at_most("D-102", begin.elapsed(), 3 * SECOND);
         let text = diagnosis.to_string();
         assert!(text.contains("interface lo: used; our own announcement came back"), "{text}");
         assert!(text.contains("loopback: only programs of this machine"), "{text}");

@@ -10,7 +10,7 @@ use peerage_discovery::{Discovery, Grade, Report, Status};
 use peerage_tests::netns::{Actor, Layout, Network, Side, figure};
 use tokio::time::Instant;
 
-use super::bed::{Bed, CROWD, Changes, MS, SECOND, run};
+use super::bed::{Bed, CROWD, Changes, LIMIT, MS, SECOND, run};
 use super::packets::{self, Response};
 
 /// Limits of time hold for optimised code.
@@ -145,7 +145,7 @@ fn netns_t01_d050_a_host_without_a_network_uses_loopback_by_itself() {
         peer.wait_for("announced");
         let begin = Instant::now();
         let discovery = bed.browse();
-        let found = discovery.wait_ready(1, begin + 5 * SECOND).await.unwrap();
+        let found = discovery.wait_ready(1, begin + LIMIT).await.unwrap();
         figure(&format!("D-050 loopback alone, policy Auto: {:?} (limit 1.3 s)", begin.elapsed()));
         assert_eq!(found.peers()[0].address().to_string(), "127.0.0.1:7001");
         assert_eq!(*found.status(), Status::Ready);

@@ -138,6 +138,8 @@ pub(crate) struct Seen {
     pub(crate) is_response: bool,
     /// The first question is for a PTR record.
     pub(crate) asks_ptr: bool,
+    /// It asks, and says what it would answer itself: a name is probed for.
+    pub(crate) is_probe: bool,
     /// Kinds and TTLs of the answers.
     pub(crate) answers: Vec<(u16, u32)>,
 }
@@ -167,7 +169,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Seen> {
         at += 10 + usize::from(word(at + 8)?);
     }
     let is_response = bytes.get(2)? & 0x80 != 0;
-    Some(Seen { is_response, asks_ptr: asks_ptr && !is_response, answers })
+    let is_probe = !is_response && word(8)? > 0;
+    Some(Seen { is_response, asks_ptr: asks_ptr && !is_response, is_probe, answers })
 }
 
 fn skip_name(bytes: &[u8], mut at: usize) -> Option<usize> {
