@@ -81,6 +81,9 @@ pub(crate) fn named() -> Result<BTreeSet<String>, String> {
     Ok(found)
 }
 
+/// Rows that go beyond a reference: of the transport, of the control plane's client.
+const BEYOND: [&str; 2] = ["gb", "cb"];
+
 /// The ids at the start of a function's name; it may begin with `netns_`.
 fn names_in(name: &str, found: &mut BTreeSet<String>) {
     let end = name.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(name.len());
@@ -90,10 +93,12 @@ fn names_in(name: &str, found: &mut BTreeSet<String>) {
         let id = if word == "sv" {
             // `sv_f60` is the row SV-F60.
             words.next().and_then(row_id).map(|id| format!("SV-{}", id.replace('-', "")))
-        } else if let Some(number) = word.strip_prefix("gb") {
+        } else if let Some((beyond, number)) =
+            word.split_at_checked(2).filter(|(word, _)| BEYOND.contains(word))
+        {
             // `gb02` is the row GB-02.
             (number.len() == 2 && number.bytes().all(|byte| byte.is_ascii_digit()))
-                .then(|| format!("GB-{number}"))
+                .then(|| format!("{}-{number}", beyond.to_ascii_uppercase()))
         } else {
             row_id(word)
         };
@@ -151,6 +156,8 @@ mod tests {
         assert_eq!(ids("netns_d052_a_killed_peer_leaves"), ["D-052"]);
         assert_eq!(ids("sv_f60_every_byte"), ["SV-F60"]);
         assert_eq!(ids("gb02_t252_black_holes"), ["GB-02", "T-252"]);
+        assert_eq!(ids("c157_cb13_no_ghost"), ["C-157", "CB-13"]);
+        assert_eq!(ids("cb7_is_none"), [""; 0]);
         assert!(ids("a_sentence_with_z010_inside").is_empty());
     }
 }

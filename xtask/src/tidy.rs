@@ -150,6 +150,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn cb23_every_row_of_the_control_planes_table_has_a_test_or_a_reason() {
+        let (known, named, skipped) =
+            (rows::known().unwrap(), rows::named().unwrap(), rows::skipped().unwrap());
+        for number in 1..=172 {
+            let id = format!("C-{number:03}");
+            assert!(known.contains(&id) && (named.contains(&id) || skipped.contains_key(&id)), "{id}");
+        }
+    }
+
+    #[test]
     fn s228_decoders_keep_overflow_checks_in_release() {
         let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();
         for package in ["peerage-zaphttp", "peerage-discovery"] {

@@ -51,7 +51,7 @@ async fn c163_cb03_eight_at_once_are_one_deregistration() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c164_a_gateway_that_is_gone_is_said_to_hold_it_until_then() {
+async fn c164_cb14_a_gateway_that_is_gone_is_said_to_hold_it_until_then() {
     let gateway = gateway().await;
     let registration = beating(&gateway).await;
     gateway.wait_for_calls(Rpc::Heartbeat, 1).await.unwrap();
@@ -65,7 +65,7 @@ async fn c164_a_gateway_that_is_gone_is_said_to_hold_it_until_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c165_a_beat_in_a_black_hole_does_not_hold_a_shutdown_up() {
+async fn c165_cb02_a_beat_in_a_black_hole_does_not_hold_a_shutdown_up() {
     let leave = async |which| {
         let gateway = gateway().await;
         let registration = beating(&gateway).await;

@@ -6,6 +6,7 @@
 )]
 
 mod alive;
+mod beyond;
 mod closing;
 mod hostile;
 mod kit;

@@ -194,7 +194,7 @@ async fn c129_ttl_and_interval_must_be_possible() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c130_what_the_gateway_would_refuse_is_refused_here() {
+async fn c130_cb16_what_the_gateway_would_refuse_is_refused_here() {
     let gateway = gateway().await;
     let namespaces = ["a.b", "a*", "my-service", "$a", "2nd", "ä", "a b"];
     for namespace in namespaces {

@@ -34,16 +34,19 @@ const SERVICE: &str = "billing";
 const NODES: [&str; 3] = ["billing-1", "billing-2", "billing-3"];
 const CALLS: u64 = 3_000;
 const AT_A_TIME: u16 = 32;
+/// Code that is not optimised runs beside its tests, on a machine that has other things to do: limits that the demo
+/// shows to hold only catch there what hangs.
+const SLOWER: u32 = if cfg!(debug_assertions) { 5 } else { 1 };
 /// A peer that stays silent this long is left, and the call goes to another.
-const TRY_TIMEOUT: Duration = Duration::from_secs(1);
+const TRY_TIMEOUT: Duration = Duration::from_secs(1).saturating_mul(SLOWER);
 /// A run of calls that takes longer has failed, whatever became of each.
-const CALLS_LIMIT: Duration = Duration::from_secs(30);
+const CALLS_LIMIT: Duration = Duration::from_secs(30).saturating_mul(SLOWER);
 /// How often the services beat: the gateway grants [`LEASE`](peer::LEASE), and a third of that is the rule.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long the gateway is away when it restarts.
 const GAP: Duration = Duration::from_millis(300);
 /// Generous: the whole demo is to end in 20 s.
-const PATIENCE: Duration = Duration::from_secs(6);
+const PATIENCE: Duration = Duration::from_secs(6).saturating_mul(SLOWER);
 
 pub(crate) async fn run(output: Output, args: Demo) -> Result<(), Failure> {
     let mut stop = Stop::listen().map_err(|error| Failure::chain("cannot listen for signals", &error))?;
@@ -157,7 +160,7 @@ impl Stage {
             STEP,
             &format!("restarted empty; {} registered again after {took:.2?}", alive.join(" and ")),
         )?;
-        if took > HEARTBEAT + Duration::from_secs(1) {
+        if took > (HEARTBEAT + Duration::from_secs(1)).saturating_mul(SLOWER) {
             return Err(failed(&format!("a heartbeat is {HEARTBEAT:?}")));
         }
         Ok(())

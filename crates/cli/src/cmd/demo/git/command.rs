@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// Nothing that the demo asks of Git takes longer.
-const LIMIT: Duration = Duration::from_secs(8);
+const LIMIT: Duration = Duration::from_secs(8).saturating_mul(crate::cmd::demo::SLOWER);
 
 /// Git, and the environment that it runs in.
 pub(super) struct Git {
