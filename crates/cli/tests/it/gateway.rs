@@ -115,6 +115,8 @@ fn the_status_page_is_told_of_changes() {
     assert!(!data().contains("greeter"), "nobody is there at first");
     let service = Registered::start(&register_args(&address, &proto, &[]));
     while !data().contains("greeter/v1") {}
+    // Before it knows that itself it would end as one that never was registered.
+    service.until("live");
     assert_eq!(service.stop(), Some(0));
     while data().contains("greeter/v1") {}
     signal(&gateway, "INT");
@@ -138,7 +140,8 @@ fn a_person_reads_on_stderr_what_happens() {
     let service = Registered::start(&register_args(&address, &proto, &["--instance", "a\u{1b}[31m"]));
     let line = until(" + ");
     assert!(line.contains("greeter/v1 at 127.0.0.1:41001") && line.contains("\\u{1b}"), "{line}");
-    service.stop();
+    service.until("live");
+    assert_eq!(service.stop(), Some(0));
     assert!(until(" - ").contains("deregistered"));
     gateway.interrupt();
     assert_eq!(gateway.wait(), Some(0));
