@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -114,6 +115,11 @@ impl Connection for Leased {
         // If the answer came first, the rest of the body stays here.
         taken.stop();
         let (head, incoming) = answer.into_parts();
+        if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
+            // Two lengths, and somebody on the way may have believed the other one (RFC 9112 §6.3, S-103): what
+            // follows on this connection is nobody's answer for certain.
+            self.pool = Weak::new();
+        }
         let body = Answering { incoming, lease: Some(*self), taken };
         Ok(http::Response::from_parts(head, body.boxed_unsync()))
     }
