@@ -82,6 +82,7 @@ pub(crate) fn read(root: &Path, entry: &str) -> Result<ProtoDir, SourceError> {
     let source = read_inside(&root.join(&entry_key), &root_path, &mut budget)?;
     let mut imports = BTreeMap::new();
     walk(root, String::new(), 0, &mut |path, key| {
+        let Some(key) = key else { return passes_over(path, &root_path) };
         if key == entry_key {
             return Ok(());
         }
@@ -120,12 +121,13 @@ fn clean(entry: &str) -> Result<String, SourceError> {
     if parts.is_empty() { Err(SourceError::NoEntry) } else { Ok(parts.join("/")) }
 }
 
-/// Calls `take` with each `.proto` file below `directory` and its key, in lexical order.
+/// Calls `take` with each `.proto` file below `directory` and its key, and with each link of another name, in
+/// lexical order.
 fn walk(
     directory: &Path,
     prefix: String,
     level: usize,
-    take: &mut dyn FnMut(&Path, String) -> Result<(), SourceError>,
+    take: &mut dyn FnMut(&Path, Option<String>) -> Result<(), SourceError>,
 ) -> Result<(), SourceError> {
     if level > MAX_LEVELS {
         return Err(SourceError::TooMuch { path: directory.to_owned() });
@@ -141,6 +143,9 @@ fn walk(
         let kind = entry.file_type().map_err(|source| unreadable(&path, source))?;
         let is_proto = Path::new(&name).as_os_str().as_encoded_bytes().ends_with(b".proto");
         if !kind.is_dir() && !is_proto {
+            if kind.is_symlink() {
+                take(&path, None)?;
+            }
             continue;
         }
         let Some(name) = name.to_str() else {
@@ -151,8 +156,23 @@ fn walk(
         if kind.is_dir() {
             walk(&path, key, level + 1, take)?;
         } else {
-            take(&path, key)?;
+            take(&path, Some(key))?;
         }
+    }
+    Ok(())
+}
+
+/// A link that is no `.proto` file. One to a folder is not entered (C-142). One that leads to a folder outside, or
+/// to itself, is refused all the same (SV-H15): who made it meant what is there to be found.
+fn passes_over(link: &Path, root: &Path) -> Result<(), SourceError> {
+    let place = match fs::canonicalize(link) {
+        Ok(place) => place,
+        // It leads nowhere, as the notes of editors do.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(unreadable(link, source)),
+    };
+    if place.is_dir() && !place.starts_with(root) {
+        return Err(SourceError::Outside { path: link.to_owned() });
     }
     Ok(())
 }

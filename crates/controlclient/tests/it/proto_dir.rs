@@ -166,6 +166,10 @@ async fn s158_sv_h15_a_directory_with_traps_in_it_is_refused_and_named() {
         ("etc.proto", |path, _| symlink("/etc", path).unwrap()),
         ("null.proto", |path, _| symlink("/dev/null", path).unwrap()),
         ("cycle.proto", |path, _| symlink("cycle.proto", path).unwrap()),
+        // Names that are no file's.
+        ("etc", |path, _| symlink("/etc", path).unwrap()),
+        ("outside", |path, outside| symlink(outside, path).unwrap()),
+        ("cycle", |path, _| symlink("cycle", path).unwrap()),
         ("fifo.proto", |path, _| {
             let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
             assert!(made.success());
@@ -175,7 +179,7 @@ async fn s158_sv_h15_a_directory_with_traps_in_it_is_refused_and_named() {
     for (name, plant) in traps {
         let root = files(&[("user.proto", P)]);
         plant(&root.path().join(name), outside.path());
-        for entry in ["user.proto", name] {
+        for entry in ["user.proto", name].into_iter().filter(|entry| entry.ends_with(".proto")) {
             // Opening a pipe that nobody writes to would hang.
             let error = register(&gateway, Service::proto_dir("t", root.path(), entry)).await.unwrap_err();
             let path = match &error {
@@ -187,9 +191,11 @@ async fn s158_sv_h15_a_directory_with_traps_in_it_is_refused_and_named() {
             assert!(path.ends_with(name), "{name}: {error:?}");
         }
     }
-    // A cycle of folders is not entered.
+    // A cycle of folders is not entered, and what is no folder is nobody's import.
     let root = files(&[("user.proto", P), ("a/b.proto", EMPTY)]);
     symlink("..", root.path().join("a/up")).unwrap();
+    symlink("user@host.42:7", root.path().join(".#user")).unwrap();
+    symlink("/etc/passwd", root.path().join("passwd")).unwrap();
     assert_eq!(imports(root.path(), "user.proto").await, ["a/b.proto"]);
     assert!(gateway.log().is_empty());
 }
