@@ -7,8 +7,8 @@
 //! use peerage_tests::netns::{Layout, Network, Side};
 //!
 //! // #[test]
-//! fn netns_d055_a_cable_that_is_pulled() {
-//!     let Some(network) = Network::enter("netns_d055_a_cable_that_is_pulled", Layout::Pair) else { return };
+//! fn d055_netns_a_cable_that_is_pulled() {
+//!     let Some(network) = Network::enter("d055_netns_a_cable_that_is_pulled", Layout::Pair) else { return };
 //!     let mut peer = network.start(Side::B, "role_peer", &["p1"]);
 //!     peer.wait_for("announced");
 //!     network.ip(Side::B, "link set vb down");

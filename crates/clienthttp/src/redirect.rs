@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn h027_s020_what_is_followed_and_how() {
+    fn s020_h027_what_is_followed_and_how() {
         for (method, uri, status, location, expected) in [
             ("GET", "/a", 307, "/b", Some(("GET", "/b"))),
             ("POST", "/a", 307, "/b", Some(("POST", "/b"))),
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn h028_s026_hostile_locations_are_handed_over() {
+    fn s026_h028_hostile_locations_are_handed_over() {
         let long = format!("/{}", "a".repeat(LONGEST));
         for location in [
             &["http://evil/"] as &[_],

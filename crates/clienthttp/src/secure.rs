@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn s055_s056_truth_table() {
+    fn s056_s055_truth_table() {
         use Insecure::{CredentialOverPlaintext, CredentialToUnverified, HttpsOverPlaintext};
         let none = HeaderMap::new();
         let of = |name: &'static str| {

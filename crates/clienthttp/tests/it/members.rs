@@ -60,7 +60,7 @@ async fn closed(peer: &Peer) {
 }
 
 #[tokio::test]
-async fn h018_s044_a_connection_belongs_to_the_node_it_was_made_for() {
+async fn s044_h018_a_connection_belongs_to_the_node_it_was_made_for() {
     let one = Peer::start("billing-1").await;
     let proxy = peerage_tests::FaultProxy::start(one.addr()).await;
     let source = Announcer::new(SourceId::Static);

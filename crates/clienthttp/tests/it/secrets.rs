@@ -21,7 +21,7 @@ fn texts(error: &ClientError) -> String {
 }
 
 #[tokio::test]
-async fn s200_s201_s202_no_text_holds_a_secret() {
+async fn s201_s200_s202_no_text_holds_a_secret() {
     let (bearer, own, cookie, query, body) =
         (Canary::new(), Canary::new(), Canary::new(), Canary::new(), Canary::new());
     let log = LogCapture::start();

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn c172_s150_nothing_leaves_this_host_unencrypted_unless_allowed_by_name() {
+    fn s150_c172_nothing_leaves_this_host_unencrypted_unless_allowed_by_name() {
         let bearer = || Bearer::new("CANARY-abcdefghijklmnop").expect("a token");
         let remote = || Gateway::new("gw.internal:50090");
         assert!(matches!(remote().check(), Err(ConfigError::Plaintext { .. })));

@@ -266,7 +266,7 @@ async fn g166_an_answer_that_is_refused_is_rejected_and_asked_for_once_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sv_w15_s187_a_token_for_another_host_is_not_sent_and_nothing_is_asked() {
+async fn s187_sv_w15_a_token_for_another_host_is_not_sent_and_nothing_is_asked() {
     let (server, ..) = served(1, true, 1).await;
     let mut client = client();
     client.set("ENTIRE_TOKEN_HOST", "cluster.example");

@@ -119,7 +119,7 @@ fn demand(status: u16) -> Step {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s203_s206_a_token_of_the_environment_shows_nowhere() {
+async fn s206_s203_a_token_of_the_environment_shows_nowhere() {
     let [token, password, proxy, location, cookie] = [(); 5].map(|()| Canary::new());
     let mut traces = Traces::new().await;
     traces.client.set("ENTIRE_TOKEN", token.secret());

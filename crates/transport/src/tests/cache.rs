@@ -179,7 +179,7 @@ fn s243_what_is_no_cache_is_an_empty_one() {
 }
 
 #[test]
-fn sv_n02_s244_times_that_are_none_are_expired() {
+fn s244_sv_n02_times_that_are_none_are_expired() {
     for time in [
         r#""9999-12-31T23:59:59Z""#,
         r#""9999-12-31T23:59:59.999999999-23:59""#,
@@ -299,7 +299,7 @@ async fn t187_the_remote_url_says_what_is_known() {
 }
 
 #[tokio::test]
-async fn sv_n08_s241_a_link_is_neither_read_nor_written() {
+async fn s241_sv_n08_a_link_is_neither_read_nor_written() {
     let (directory, cache) = cache();
     cache.persist("c", "r", &list(&["https://n1.c"])).await;
     let elsewhere = directory.path().join("elsewhere.json");
@@ -334,7 +334,7 @@ async fn sv_n09_what_is_no_file_is_absent() {
 }
 
 #[tokio::test]
-async fn sv_n10_s240_what_others_may_write_is_not_believed() {
+async fn s240_sv_n10_what_others_may_write_is_not_believed() {
     let (_directory, cache) = cache();
     cache.persist("c", "r", &list(&["https://n1.c"])).await;
     let file = dir_of(&cache).join("nodes.json");
@@ -375,7 +375,7 @@ async fn sv_n10_s240_what_belongs_to_somebody_else_is_not_used() {
 }
 
 #[tokio::test]
-async fn sv_n11_s242_a_planted_temporary_file_is_not_followed() {
+async fn s242_sv_n11_a_planted_temporary_file_is_not_followed() {
     let (directory, cache) = cache();
     let victim = directory.path().join("victim");
     fs::write(&victim, "precious").unwrap();
@@ -412,7 +412,7 @@ async fn sv_n13_a_file_swapped_for_a_link_meanwhile_is_never_followed() {
 }
 
 #[tokio::test]
-async fn sv_n14_s246_no_cache_is_no_error() {
+async fn s246_sv_n14_no_cache_is_no_error() {
     let blocked = TempDir::new().unwrap();
     let not_a_directory = blocked.path().join("file");
     fs::write(&not_a_directory, "").unwrap();

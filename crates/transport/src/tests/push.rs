@@ -56,7 +56,7 @@ fn the_outcome_of_a_push_is_this_table() {
 }
 
 #[test]
-fn t246_s188_sv_w16_the_marker_is_read_with_care() {
+fn s188_t246_sv_w16_the_marker_is_read_with_care() {
     // "SV-W16": what is no known value says nothing, unless one of several is `indeterminate`.
     let table: [(&[&[u8]], Marker); 12] = [
         (&[], Marker::None),

@@ -343,7 +343,7 @@ async fn gb08_a_replica_that_failed_is_left_out_of_the_next_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn gb12_t260_s245_sv_n12_a_held_lock_delays_no_request() {
+async fn s245_gb12_t260_sv_n12_a_held_lock_delays_no_request() {
     let named = "https://n2.cluster.example";
     let world = World::new(move |_| Act::answer(200, "refs").header("x-entire-replicas", named));
     let (_directory, cache, known) = with_cache(cluster(&["https://n1.cluster.example"]));

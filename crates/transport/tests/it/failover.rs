@@ -243,7 +243,7 @@ async fn t240_a_credential_that_cannot_be_had_is_the_callers_error() {
 }
 
 #[tokio::test]
-async fn t073_t075_s190_a_broken_answer_is_never_a_short_success() {
+async fn s190_t073_t075_a_broken_answer_is_never_a_short_success() {
     let short = Reply::new(200, "7 bytes").header("Content-Length", "1000").end(End::ClosedAfter(7));
     let reset = Reply::new(200, "000eunpack o").header("Content-Length", "14").end(End::ResetAfter(12));
     for (service, reply) in [(Service::UploadPack, short), (Service::ReceivePack, reset)] {

@@ -36,7 +36,7 @@ async fn sv_r30_the_body_of_a_redirect_is_not_read() {
 }
 
 #[tokio::test]
-async fn sv_r39_s029_the_credential_of_a_proxy_goes_to_the_proxy() {
+async fn s029_sv_r39_the_credential_of_a_proxy_goes_to_the_proxy() {
     let ca = TestCa::new();
     let foreign = Node::tls(&ca.server(&["foreign.example"]), |_, _| Reply::new(200, "refs")).await;
     let entry = Node::tls(&ca.server(&["cluster.example"]), |_, _| {
@@ -103,7 +103,7 @@ async fn a_proxy_that_refuses_is_no_replica() {
 }
 
 #[tokio::test]
-async fn sv_r40_s009_a_name_that_leads_elsewhere_gets_no_request() {
+async fn s009_sv_r40_a_name_that_leads_elsewhere_gets_no_request() {
     let ca = TestCa::new();
     let other = Node::tls(&ca.server(&["other.example"]), |_, _| Reply::new(200, "refs")).await;
     let settings = Config::new(

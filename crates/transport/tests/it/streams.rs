@@ -28,7 +28,7 @@ async fn ask(act: Act) -> Result<AnswerBody, ProxyError> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sv_w12_s102_gzip_is_decoded_and_nothing_else_is() {
+async fn s102_sv_w12_gzip_is_decoded_and_nothing_else_is() {
     let packed = gzip(b"refs and refs");
     let whole = Act::answer(200, packed.clone()).header("content-encoding", "gzip");
     assert_eq!(text(ask(whole).await).await.unwrap(), "refs and refs");

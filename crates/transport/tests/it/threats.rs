@@ -153,7 +153,7 @@ impl Connection for Slowly {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s100_s101_silence_inside_a_body_is_its_end_and_empty_pieces_are_silence() {
+async fn s101_s100_silence_inside_a_body_is_its_end_and_empty_pieces_are_silence() {
     for (slowly, lasts) in
         [(Slowly::Silent, Some(60)), (Slowly::Empty, Some(60)), (Slowly::Dripping(10), None)]
     {

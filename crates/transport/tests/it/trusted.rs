@@ -298,7 +298,7 @@ async fn walk(steps: Vec<(u16, &'static str)>) -> (Vec<Seen>, Result<String, Pro
 }
 
 #[tokio::test(start_paused = true)]
-async fn gb15_s021_s022_redirects_carry_strip_stay_or_are_refused() {
+async fn s021_s022_gb15_redirects_carry_strip_stay_or_are_refused() {
     use Last::{Carry, Refuse, Stay, Strip};
     type Row = (&'static str, Vec<(u16, &'static str)>, Last);
     #[rustfmt::skip]
@@ -406,7 +406,7 @@ async fn sv_r12_sv_r13_sv_r14_a_development_entry_may_stay_plain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sv_r16_sv_r17_sv_r18_s025_a_chain_has_ten_requests() {
+async fn s025_sv_r16_sv_r17_sv_r18_a_chain_has_ten_requests() {
     let chain = |hops: usize| {
         let at = Arc::new(AtomicUsize::new(0));
         World::new(move |_| {

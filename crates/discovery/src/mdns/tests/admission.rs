@@ -218,7 +218,7 @@ fn d078_another_node_id_under_the_same_name_is_another_peer() {
 }
 
 #[test]
-fn sv_m10_s125_d083_our_id_from_elsewhere_is_a_conflict_and_not_listed() {
+fn s125_sv_m10_d083_our_id_from_elsewhere_is_a_conflict_and_not_listed() {
     let mut script = Script::new();
     script.input(own("me"));
     script.resolved(Record { txt: txt(&[("id", Some(b"me"))]), ..record("other") });

@@ -448,8 +448,8 @@ fn d083_our_own_id_announced_by_another_host_is_a_conflict() {
 }
 
 #[test]
-fn d086_s129_sv_m33_a_daemon_that_ends_comes_back_with_everything() {
-    let test = "mdns::browsing::d086_s129_sv_m33_a_daemon_that_ends_comes_back_with_everything";
+fn s129_d086_sv_m33_a_daemon_that_ends_comes_back_with_everything() {
+    let test = "mdns::browsing::s129_d086_sv_m33_a_daemon_that_ends_comes_back_with_everything";
     // Alone, because it ends every daemon of the process.
     peerage_tests::alone::run(test, &[], || {
         run(async {

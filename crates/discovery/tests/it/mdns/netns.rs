@@ -38,9 +38,9 @@ fn crowd(bed: &Bed, network: &Network, count: usize) -> Actor {
 }
 
 #[test]
-fn netns_d017_a_link_with_nothing_but_link_local_addresses() {
+fn d017_netns_a_link_with_nothing_but_link_local_addresses() {
     let Some(network) =
-        enter("netns_d017_a_link_with_nothing_but_link_local_addresses", Layout::PairLinkLocal)
+        enter("d017_netns_a_link_with_nothing_but_link_local_addresses", Layout::PairLinkLocal)
     else {
         return;
     };
@@ -56,8 +56,8 @@ fn netns_d017_a_link_with_nothing_but_link_local_addresses() {
 }
 
 #[test]
-fn netns_t01_t03_t04_d050_d051_d053_figures_between_two_hosts() {
-    let Some(network) = enter("netns_t01_t03_t04_d050_d051_d053_figures_between_two_hosts", Layout::Pair)
+fn t01_t03_t04_d050_d051_d053_netns_figures_between_two_hosts() {
+    let Some(network) = enter("t01_t03_t04_d050_d051_d053_netns_figures_between_two_hosts", Layout::Pair)
     else {
         return;
     };
@@ -136,8 +136,8 @@ fn netns_t01_t03_t04_d050_d051_d053_figures_between_two_hosts() {
 }
 
 #[test]
-fn netns_t01_d050_a_host_without_a_network_uses_loopback_by_itself() {
-    let test = name("netns_t01_d050_a_host_without_a_network_uses_loopback_by_itself");
+fn t01_d050_netns_a_host_without_a_network_uses_loopback_by_itself() {
+    let test = name("t01_d050_netns_a_host_without_a_network_uses_loopback_by_itself");
     let Some(network) = Network::enter_always(&test, Layout::Loopback) else { return };
     run(async {
         let bed = Bed::auto();
@@ -153,8 +153,8 @@ fn netns_t01_d050_a_host_without_a_network_uses_loopback_by_itself() {
 }
 
 #[test]
-fn netns_d052_t04_a_kill_that_nobody_notices() {
-    let Some(network) = enter("netns_d052_t04_a_kill_that_nobody_notices", Layout::Pair) else { return };
+fn d052_t04_netns_a_kill_that_nobody_notices() {
+    let Some(network) = enter("d052_t04_netns_a_kill_that_nobody_notices", Layout::Pair) else { return };
     run(async {
         let bed = Bed::auto();
         let discovery = bed.browse();
@@ -175,8 +175,8 @@ fn netns_d052_t04_a_kill_that_nobody_notices() {
 }
 
 #[test]
-fn netns_d043_two_hosts_with_one_node_id() {
-    let Some(network) = enter("netns_d043_two_hosts_with_one_node_id", Layout::Pair) else { return };
+fn d043_netns_two_hosts_with_one_node_id() {
+    let Some(network) = enter("d043_netns_two_hosts_with_one_node_id", Layout::Pair) else { return };
     run(async {
         let bed = Bed::auto();
         let discovery = bed.browse();
@@ -201,8 +201,8 @@ fn netns_d043_two_hosts_with_one_node_id() {
 }
 
 #[test]
-fn netns_d055_a_cable_that_is_pulled_for_four_seconds() {
-    let Some(network) = enter("netns_d055_a_cable_that_is_pulled_for_four_seconds", Layout::Pair) else {
+fn d055_netns_a_cable_that_is_pulled_for_four_seconds() {
+    let Some(network) = enter("d055_netns_a_cable_that_is_pulled_for_four_seconds", Layout::Pair) else {
         return;
     };
     run(async {
@@ -231,8 +231,8 @@ fn netns_d055_a_cable_that_is_pulled_for_four_seconds() {
 }
 
 #[test]
-fn netns_d055b_a_cable_that_is_pulled_for_good() {
-    let Some(network) = enter("netns_d055b_a_cable_that_is_pulled_for_good", Layout::Pair) else { return };
+fn d055b_netns_a_cable_that_is_pulled_for_good() {
+    let Some(network) = enter("d055b_netns_a_cable_that_is_pulled_for_good", Layout::Pair) else { return };
     run(async {
         let bed = Bed::auto();
         // Without loopback to fall back to.
@@ -253,8 +253,8 @@ fn netns_d055b_a_cable_that_is_pulled_for_good() {
 }
 
 #[test]
-fn netns_d056_an_address_that_changes() {
-    let Some(network) = enter("netns_d056_an_address_that_changes", Layout::Pair) else { return };
+fn d056_netns_an_address_that_changes() {
+    let Some(network) = enter("d056_netns_an_address_that_changes", Layout::Pair) else { return };
     run(async {
         let bed = Bed::auto();
         let discovery = bed.browse();
@@ -283,8 +283,8 @@ fn netns_d056_an_address_that_changes() {
 }
 
 #[test]
-fn netns_d057_an_interface_that_appears_later() {
-    let Some(network) = enter("netns_d057_an_interface_that_appears_later", Layout::Pair) else { return };
+fn d057_netns_an_interface_that_appears_later() {
+    let Some(network) = enter("d057_netns_an_interface_that_appears_later", Layout::Pair) else { return };
     run(async {
         network.ip(Side::A, "link set va down");
         network.ip(Side::A, "link set lo down");
@@ -316,8 +316,8 @@ fn netns_d057_an_interface_that_appears_later() {
 }
 
 #[test]
-fn netns_d080_sv_m04_forged_answers_that_point_elsewhere() {
-    let Some(network) = enter("netns_d080_sv_m04_forged_answers_that_point_elsewhere", Layout::Pair) else {
+fn d080_sv_m04_netns_forged_answers_that_point_elsewhere() {
+    let Some(network) = enter("d080_sv_m04_netns_forged_answers_that_point_elsewhere", Layout::Pair) else {
         return;
     };
     run(async {
@@ -349,8 +349,8 @@ fn netns_d080_sv_m04_forged_answers_that_point_elsewhere() {
 }
 
 #[test]
-fn netns_d081_t09_a_flood_of_forged_instances() {
-    let Some(network) = enter("netns_d081_t09_a_flood_of_forged_instances", Layout::Pair) else { return };
+fn d081_t09_netns_a_flood_of_forged_instances() {
+    let Some(network) = enter("d081_t09_netns_a_flood_of_forged_instances", Layout::Pair) else { return };
     run(async {
         let bed = Bed::auto();
         let discovery = bed.browse();
@@ -414,8 +414,8 @@ fn resident() -> usize {
 }
 
 #[test]
-fn netns_d082_s127_a_forged_goodbye_each_second() {
-    let Some(network) = enter("netns_d082_s127_a_forged_goodbye_each_second", Layout::Pair) else { return };
+fn d082_s127_netns_a_forged_goodbye_each_second() {
+    let Some(network) = enter("d082_s127_netns_a_forged_goodbye_each_second", Layout::Pair) else { return };
     run(async {
         let bed = Bed::auto();
         for reports in [true, false] {
@@ -457,8 +457,8 @@ fn netns_d082_s127_a_forged_goodbye_each_second() {
 }
 
 #[test]
-fn netns_d084_a_million_packets_of_rubbish() {
-    let Some(network) = enter("netns_d084_a_million_packets_of_rubbish", Layout::Pair) else { return };
+fn d084_netns_a_million_packets_of_rubbish() {
+    let Some(network) = enter("d084_netns_a_million_packets_of_rubbish", Layout::Pair) else { return };
     run(async {
         let bed = Bed::auto();
         let discovery = bed.browse();
@@ -499,8 +499,8 @@ fn netns_d084_a_million_packets_of_rubbish() {
 }
 
 #[test]
-fn netns_d102_a_look_into_three_networks() {
-    let Some(network) = enter("netns_d102_a_look_into_three_networks", Layout::Pair) else { return };
+fn d102_netns_a_look_into_three_networks() {
+    let Some(network) = enter("d102_netns_a_look_into_three_networks", Layout::Pair) else { return };
     run(async {
         let bed = Bed::auto();
         let mut peer = bed.peer_on(&network, Side::B, "n1", &[]);
@@ -537,8 +537,8 @@ fn netns_d102_a_look_into_three_networks() {
 }
 
 #[test]
-fn netns_t02_a_hundred_and_three_hundred_hosts() {
-    let Some(network) = enter("netns_t02_a_hundred_and_three_hundred_hosts", Layout::Pair) else { return };
+fn t02_netns_a_hundred_and_three_hundred_hosts() {
+    let Some(network) = enter("t02_netns_a_hundred_and_three_hundred_hosts", Layout::Pair) else { return };
     run(async {
         let bed = Bed::auto();
         for (count, limit) in [(100, 250 * MS), (300, 1_500 * MS)] {
@@ -559,8 +559,8 @@ fn netns_t02_a_hundred_and_three_hundred_hosts() {
 }
 
 #[test]
-fn netns_t05_t07_t12_three_hundred_hosts_for_two_minutes() {
-    let Some(network) = enter("netns_t05_t07_t12_three_hundred_hosts_for_two_minutes", Layout::Pair) else {
+fn t05_t07_t12_netns_three_hundred_hosts_for_two_minutes() {
+    let Some(network) = enter("t05_t07_t12_netns_three_hundred_hosts_for_two_minutes", Layout::Pair) else {
         return;
     };
     run(async {
@@ -611,8 +611,8 @@ fn cpu_time_in(file: impl AsRef<Path>) -> Duration {
 }
 
 #[test]
-fn netns_t06_ten_percent_of_all_packets_lost() {
-    let Some(network) = enter("netns_t06_ten_percent_of_all_packets_lost", Layout::Pair) else { return };
+fn t06_netns_ten_percent_of_all_packets_lost() {
+    let Some(network) = enter("t06_netns_ten_percent_of_all_packets_lost", Layout::Pair) else { return };
     if !network.tc(Side::B, "qdisc add dev vb root netem loss 10%")
         || !network.tc(Side::A, "qdisc add dev va root netem loss 10%")
     {
@@ -639,8 +639,8 @@ fn netns_t06_ten_percent_of_all_packets_lost() {
 }
 
 #[test]
-fn netns_t07_t14_fifty_hosts_and_an_idle_browser() {
-    let Some(network) = enter("netns_t07_t14_fifty_hosts_and_an_idle_browser", Layout::Pair) else { return };
+fn t07_t14_netns_fifty_hosts_and_an_idle_browser() {
+    let Some(network) = enter("t07_t14_netns_fifty_hosts_and_an_idle_browser", Layout::Pair) else { return };
     run(async {
         let bed = Bed::auto();
         let mut hosts = crowd(&bed, &network, 50);

@@ -234,7 +234,7 @@ async fn sv_p12_s051_a_classical_client_is_refused_unless_classical_is_allowed()
 }
 
 #[tokio::test]
-async fn sv_p13_s050_tls_1_2_is_refused_both_ways() {
+async fn s050_sv_p13_tls_1_2_is_refused_both_ways() {
     let ca = TestCa::new();
     let old = Foreign::modern().versions(&[&rustls::version::TLS12]);
     for client in [ClientTls::new(roots(&ca)), ClientTls::new(roots(&ca)).classical_allowed()] {
@@ -370,7 +370,7 @@ fn cpu_time() -> Option<Duration> {
 }
 
 #[tokio::test]
-async fn sv_p20_s062_a_silent_server_costs_the_connect_budget() {
+async fn s062_sv_p20_a_silent_server_costs_the_connect_budget() {
     let ca = TestCa::new();
     let silent = ScriptedServer::start(|conn| conn.stall()).await;
     let io = TcpStream::connect(silent.addr()).await.unwrap();
@@ -443,7 +443,7 @@ async fn n04_n05_a_peer_that_ends_the_handshake_has_a_class_of_its_own() {
 }
 
 #[tokio::test]
-async fn sv_p22_s061_an_end_without_close_notify_is_an_error() {
+async fn s061_sv_p22_an_end_without_close_notify_is_an_error() {
     let ca = TestCa::new();
     for polite in [true, false] {
         let config = Foreign::modern().server(&ca.server(&[NODE]), None);

@@ -306,7 +306,7 @@ fn broken_material_is_refused_with_its_reason() {
 }
 
 #[test]
-fn s200_s202_no_text_holds_a_key() {
+fn s202_s200_no_text_holds_a_key() {
     // A canary in the place of a key: not valid, but just what a broken file looks like.
     let canary = Canary::new();
     let ca = TestCa::new();

@@ -140,7 +140,7 @@ fn z009_the_header_of_every_kind_of_frame_is_checked() {
 }
 
 #[test]
-fn z010_s073_a_slot_of_any_field_outside_the_frame_is_refused() {
+fn s073_z010_a_slot_of_any_field_outside_the_frame_is_refused() {
     let limits = Limits::default();
     let mut request = Naive::request().headers(&[("a", "b")]).trailers(&[("c", "d")]);
     request.body = b"body".to_vec();
