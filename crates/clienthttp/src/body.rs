@@ -46,13 +46,18 @@ impl Default for Kind {
     }
 }
 
+/// Resolves when the peer left so long ago that its calls are cut.
+pub(crate) type Drained = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
 /// What an answer whose body still arrives keeps: the call counts as running until the last byte.
 pub(crate) struct Hold {
     #[expect(dead_code, reason = "held")]
     pub(crate) lease: Lease,
-    pub(crate) permit: Option<Permit>,
+    pub(crate) permit: Option<Permit<'static>>,
     /// The end of the call's time, if it covers the body.
     pub(crate) deadline: Option<Pin<Box<Sleep>>>,
+    /// Its peer left too long ago, where it could come to that.
+    pub(crate) drained: Option<Drained>,
     /// For the error, should the body fail.
     pub(crate) attempts: crate::Attempts,
 }
@@ -87,7 +92,10 @@ impl Body {
 
     #[cfg(feature = "zap")]
     pub(crate) fn zap(body: peerage_zaphttp::Body) -> Self {
-        Kind::Zap(Exclusive::new(body)).into()
+        match body.into_whole() {
+            Ok((data, trailers)) => Self::whole(data, trailers),
+            Err(body) => Kind::Zap(Exclusive::new(body)).into(),
+        }
     }
 
     /// The bytes, where all of them are in memory in one piece and none has been read yet.
@@ -110,7 +118,7 @@ impl Body {
     }
 
     /// The call's place among those that run, for a redirect that goes on with it.
-    pub(crate) fn take_permit(&mut self) -> Option<Permit> {
+    pub(crate) fn take_permit(&mut self) -> Option<Permit<'static>> {
         self.hold.as_mut()?.permit.take()
     }
 
@@ -181,8 +189,11 @@ impl http_body::Body for Body {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                let deadline = this.hold.as_mut().and_then(|hold| hold.deadline.as_mut());
-                let Some(deadline) = deadline else { return Poll::Pending };
+                let Some(hold) = this.hold.as_mut() else { return Poll::Pending };
+                if hold.drained.as_mut().is_some_and(|drained| drained.as_mut().poll(cx).is_ready()) {
+                    return Poll::Ready(Some(Err(ClientError::Drained { call: this.end() })));
+                }
+                let Some(deadline) = hold.deadline.as_mut() else { return Poll::Pending };
                 ready!(deadline.as_mut().poll(cx));
                 let call = this.end();
                 let attempts = call.attempts.count();

@@ -201,6 +201,14 @@ pub enum ClientError {
         /// How it was lost.
         source: BoxError,
     },
+    /// The peer left, and the call to it still ran when its time to end was over: it may have been acted on
+    /// (B-9.2, [`ClientBuilder::drain`](crate::ClientBuilder::drain)). Of an answer's body, that the rest of it
+    /// does not come.
+    #[error("drained: the peer left before the call ended{call}")]
+    Drained {
+        /// The call.
+        call: Box<Failed>,
+    },
     /// The request body does not fit, so nothing was sent.
     #[error("the request body exceeds the limit of {limit} bytes")]
     BodyTooLarge {
@@ -270,6 +278,7 @@ macro_rules! call_of {
             | Self::BodyTooLarge { call, .. }
             | Self::Saturated { call, .. }
             | Self::Closed { call }
+            | Self::Drained { call }
             | Self::Body { call, .. }
             | Self::Status { call, .. }
             | Self::TooManyRedirects { call, .. } => Some(call),
@@ -368,6 +377,7 @@ impl ClientError {
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::Saturated { .. } => "saturated",
             Self::Closed { .. } => "closed",
+            Self::Drained { .. } => "drained",
             Self::Body { .. } => "body",
             Self::InvalidRequest { .. } => "invalid_request",
             Self::Status { .. } => "status",

@@ -76,6 +76,19 @@ impl Body {
             _ => None,
         }
     }
+
+    /// The bytes and the trailers behind them, where all of them are in memory in one piece and none has
+    /// been read yet.
+    ///
+    /// # Errors
+    ///
+    /// The body as it was, where they are not.
+    pub fn into_whole(self) -> Result<(Bytes, Option<Box<HeaderMap>>), Self> {
+        match self.repr {
+            Repr::Whole { data: Pieces::One(data), trailers } => Ok((data, trailers)),
+            repr => Err(Self { repr }),
+        }
+    }
 }
 
 impl From<Bytes> for Body {

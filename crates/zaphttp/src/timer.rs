@@ -35,9 +35,14 @@ impl Timer {
         self.deadline = None;
         if let Some(limit) = limit {
             let now = Instant::now();
-            self.deadline = now.checked_add(limit);
-            self.set_at = Some(now);
+            self.set_at(now, now.checked_add(limit));
         }
+    }
+
+    /// Sets the deadline, or none; `now` is what the clock says.
+    pub(crate) fn set_at(&mut self, now: Instant, deadline: Option<Instant>) {
+        self.deadline = deadline;
+        self.set_at = Some(now);
     }
 
     /// Ready once the deadline has passed; never without one.

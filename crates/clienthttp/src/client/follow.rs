@@ -1,5 +1,5 @@
-//! What a client does by itself, in one task: takes over what discovery tells, dials ejected peers, checks
-//! peers if it is told to, sets gauges.
+//! What a client does by itself, in one task: takes over what discovery tells, cuts calls to peers that left
+//! long ago, dials ejected peers, checks peers if it is told to, sets gauges.
 
 use std::{
     future::Future,
@@ -57,8 +57,9 @@ pub(super) fn follow(
             let at = |due: u64| members.epoch + Duration::from_nanos(due);
             let probe_at = members.balancer().dial_probe_at().map(|due| at(due).max(probed));
             let let_go_at = members.let_go_at().map(at);
+            let cut_at = members.cut_at().map(at);
             let check_at = checker.as_mut().and_then(|checker| checker.due(members)).map(at);
-            let due = [probe_at, let_go_at, check_at, observe_at].into_iter().flatten().min();
+            let due = [probe_at, let_go_at, cut_at, check_at, observe_at].into_iter().flatten().min();
             tokio::select! {
                 // In this order, so that a simulation repeats.
                 biased;
@@ -76,6 +77,7 @@ pub(super) fn follow(
                 probed = Instant::now() + PROBE_EVERY;
             }
             members.let_go();
+            members.cut();
             if let Some(checker) = &mut checker {
                 checker.run(members);
             }

@@ -23,6 +23,7 @@ pub(crate) use super::node::Node;
 use super::{
     held::Held,
     metrics::{Levels, Meters},
+    moment::Moment,
     node::NEVER,
     views::{PeerView, PickExplanation},
 };
@@ -64,6 +65,8 @@ pub(crate) struct Members {
     /// What resends draw from.
     pub(crate) budget: Option<Arc<Budget>>,
     pub(crate) meters: Meters,
+    /// How long calls to a peer that left may go on.
+    drain: Option<Duration>,
 }
 
 /// The peers that are announced to the balancer.
@@ -72,6 +75,8 @@ struct Applied {
     /// None before the first version.
     snapshot: Option<Snapshot>,
     held: Held,
+    /// Those that left while calls to them ran, and when these are cut.
+    draining: Vec<(u64, Arc<Member>)>,
 }
 
 impl Choice {
@@ -88,6 +93,7 @@ impl Members {
         settings: peerage_balance::Settings,
         budget: Option<Arc<Budget>>,
         meters: Meters,
+        drain: Option<Duration>,
     ) -> Self {
         Self {
             discovery,
@@ -101,16 +107,23 @@ impl Members {
             is_followed: AtomicBool::new(false),
             budget,
             meters,
+            drain,
         }
     }
 
     /// The balancer's time.
     pub(crate) fn now(&self) -> u64 {
-        self.at(Instant::now())
+        self.moment().nanos
     }
 
-    pub(crate) fn at(&self, time: Instant) -> u64 {
-        u64::try_from(time.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+    /// What the clock says.
+    pub(crate) fn moment(&self) -> Moment {
+        self.moment_of(Instant::now())
+    }
+
+    /// What the clock said.
+    pub(crate) fn moment_of(&self, at: Instant) -> Moment {
+        Moment::new(at, self.epoch)
     }
 
     pub(crate) const fn balancer(&self) -> &Balancer<Peer, Arc<Node>> {
@@ -172,7 +185,7 @@ impl Members {
             );
             self.meters.guarded(step.guarded);
         }
-        self.announce_all(&applied);
+        self.announce_all(&mut applied);
         drop(applied);
         if step.refresh {
             self.discovery.refresh();
@@ -183,7 +196,7 @@ impl Members {
     pub(super) fn let_go(&self) {
         let mut applied = self.applied();
         if applied.held.tick(self.now(), |peer| self.succeeded_at(peer)) {
-            self.announce_all(&applied);
+            self.announce_all(&mut applied);
             drop(applied);
             self.discovery.refresh();
         }
@@ -202,7 +215,7 @@ impl Members {
         self.balancer.member(&PeerKey::new(peer.node_id(), ""))?.state().succeeded_at()
     }
 
-    fn announce_all(&self, applied: &Applied) {
+    fn announce_all(&self, applied: &mut Applied) {
         let listed = applied.snapshot.as_ref().map_or(&[][..], Snapshot::peers);
         let announced =
             listed.iter().map(|peer| self.announce(peer)).chain(applied.held.peers().map(|peer| {
@@ -219,8 +232,47 @@ impl Members {
             debug!(peerage.node_id = %escape(member.peer().node_id()), "peer moved");
             member.attached().close();
         }
+        if let Some(drain) = self.drain.and_then(|drain| u64::try_from(drain.as_nanos()).ok()) {
+            let due = self.now().saturating_add(drain);
+            // Nobody picks them any more, so who has no call now gets none.
+            let busy = changes.left.into_iter().chain(changes.moved).filter(|m| m.state().pending() > 0);
+            applied.draining.extend(busy.map(|member| (due, member)));
+        }
         self.tell();
         self.changed.notify_waiters();
+    }
+
+    /// Cuts the calls to peers that left long enough ago, unless they came back (B-9.2).
+    pub(super) fn cut(&self) {
+        let mut applied = self.applied();
+        if applied.draining.is_empty() {
+            return;
+        }
+        let now = self.now();
+        applied.draining.retain(|(due, member)| {
+            let is_over = member.state().pending() == 0;
+            if *due > now || is_over {
+                return !is_over;
+            }
+            let current = self.balancer.member(member.key());
+            if current.is_none_or(|current| current.peer().addresses() != member.peer().addresses()) {
+                debug!(peerage.node_id = %escape(member.peer().node_id()), "calls to a peer that left are cut");
+                member.attached().cut();
+            }
+            false
+        });
+    }
+
+    /// When [`cut`](Self::cut) has something to do.
+    pub(super) fn cut_at(&self) -> Option<u64> {
+        self.applied().draining.iter().map(|(due, _)| *due).min()
+    }
+
+    /// Whether what began then and ends by `until` can outlive its peer for so long that it is cut.
+    pub(crate) fn may_be_cut(&self, began: Moment, until: Option<Instant>) -> bool {
+        let Some(drain) = self.drain else { return false };
+        let earliest = began.after(drain);
+        earliest.is_some_and(|earliest| until.is_none_or(|until| earliest.at < until))
     }
 
     fn announce(&self, peer: &Peer) -> Announced<Peer, Arc<Node>> {
@@ -234,7 +286,7 @@ impl Members {
         let addresses: Vec<String> = peer.addresses().iter().map(ToString::to_string).collect();
         let mut announced = Announced::new(peer.clone(), peer.node_id(), addresses.join(" "), node);
         announced.suspect = matches!(peer.state(), PeerState::Suspect { .. });
-        announced.last_seen = self.at(peer.last_seen());
+        announced.last_seen = self.moment_of(peer.last_seen()).nanos;
         announced.zone = peer.metadata().get_str("zone").map(Arc::from);
         announced.region = peer.metadata().get_str("region").map(Arc::from);
         if let Some(weight) = peer.metadata().get_str("weight") {
@@ -255,9 +307,9 @@ impl Members {
         tried: &LeaveOut,
         cx: &PickContext<'_>,
         repeatable: bool,
-        now: Instant,
+        now: u64,
     ) -> Result<Lease, NotPicked> {
-        let input = PickInput::new(self.at(now)).without(tried).repeatable(repeatable);
+        let input = PickInput::new(now).without(tried).repeatable(repeatable);
         match choice {
             Choice::Policy => self.balancer.pick(&input.key(cx.key.map(|key| key_hash(key.as_bytes())))),
             Choice::Picker(picker) => self
@@ -304,22 +356,21 @@ impl Members {
         tried: &LeaveOut,
         cx: &PickContext<'_>,
         repeatable: bool,
-        now: Instant,
+        now: u64,
     ) -> (Result<Lease, NotPicked>, PickExplanation) {
-        let time = self.at(now);
         let key = cx.key.map(|key| key_hash(key.as_bytes()));
         match choice {
             Choice::Policy => {
-                let input = PickInput::new(time).without(tried).repeatable(repeatable).key(key);
+                let input = PickInput::new(now).without(tried).repeatable(repeatable).key(key);
                 let Explained { picked, why, .. } = self.balancer.pick_explained(&input);
-                let why = PickExplanation::of_policy(&why, time).because(picked.as_ref().err());
+                let why = PickExplanation::of_policy(&why, now).because(picked.as_ref().err());
                 (picked, why)
             }
             Choice::Picker(_) => {
                 let set = self.balancer.set();
                 let picked = self.pick(choice, tried, cx, repeatable, now);
                 let chosen = picked.as_ref().ok().map(|lease| lease.member().key().clone());
-                let why = PickExplanation::of_picker(chosen, &set, time).because(picked.as_ref().err());
+                let why = PickExplanation::of_picker(chosen, &set, now).because(picked.as_ref().err());
                 (picked, why)
             }
         }

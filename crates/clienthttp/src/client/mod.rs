@@ -7,6 +7,7 @@ mod follow;
 mod held;
 mod members;
 mod metrics;
+mod moment;
 mod node;
 mod options;
 mod running;
@@ -97,6 +98,7 @@ struct Settings {
     request_timeout: Option<Duration>,
     body_timeout: BodyTimeout,
     redirects: Redirects,
+    begins_traces: bool,
     allow_plaintext: bool,
     /// What `Host` is when a call does not say.
     authority: Authority,
@@ -209,7 +211,7 @@ impl Client {
     /// [`CallOptions::explain`].
     #[must_use]
     pub fn explain_pick(&self) -> PickExplanation {
-        let (members, now) = (&self.shared.members, Instant::now());
+        let (members, now) = (&self.shared.members, self.shared.members.now());
         let (method, uri) = (Method::GET, http::Uri::from_static("/"));
         let cx = PickContext::new(&method, &uri, members.balancer().random());
         // Not repeatable: it must not use up the permit of a probe.

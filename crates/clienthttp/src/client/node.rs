@@ -1,8 +1,15 @@
 //! What a client keeps for a peer: the way to it, and what discovery was told of it.
 
-use std::sync::{Mutex, OnceLock, PoisonError, atomic::AtomicU64};
+use std::{
+    pin::pin,
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
 
 use peerage_discovery::Peer;
+use tokio::sync::Notify;
 
 use super::metrics::{Meters, PeerMeters};
 use crate::{BoxError, Channel, Dialer, dial::is_local};
@@ -20,6 +27,9 @@ pub(crate) struct Node {
     /// Whether what is sent to it stays on this host, whichever of its addresses is used.
     pub(crate) is_local: bool,
     pub(crate) meters: PeerMeters,
+    /// The peer left long ago: calls that still run are over (B-9.2).
+    is_cut: AtomicBool,
+    cut: Notify,
 }
 
 impl Node {
@@ -30,6 +40,8 @@ impl Node {
             reported_alive: AtomicU64::new(NEVER),
             is_local: peer.addresses().iter().all(is_local),
             meters: meters.of_peer(peer.node_id()),
+            is_cut: AtomicBool::new(false),
+            cut: Notify::new(),
         }
     }
 
@@ -55,6 +67,22 @@ impl Node {
     /// How many connections to it are open, where the dialer tells.
     pub(super) fn connection_count(&self) -> Option<usize> {
         self.channel.get().map_or(Some(0), Channel::connection_count)
+    }
+
+    /// Ends the calls that watch for it.
+    pub(super) fn cut(&self) {
+        self.is_cut.store(true, Ordering::SeqCst);
+        self.cut.notify_waiters();
+    }
+
+    /// Resolves when calls to the peer are cut.
+    pub(crate) async fn has_been_cut(&self) {
+        let mut cut = pin!(self.cut.notified());
+        // First listening, then looking.
+        cut.as_mut().enable();
+        if !self.is_cut.load(Ordering::SeqCst) {
+            cut.await;
+        }
     }
 
     pub(super) fn close(&self) {

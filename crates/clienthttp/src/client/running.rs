@@ -25,17 +25,25 @@ pub(crate) enum Refused {
 
 /// A call that runs, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Permit(Arc<Running>);
+pub(crate) struct Permit<'c>(Of<'c>);
+
+/// Whom to tell. A call that ends with its answer need not count itself among the owners, all of which
+/// would write to one place.
+#[derive(Debug)]
+enum Of<'c> {
+    Lent(&'c Arc<Running>),
+    Kept(Arc<Running>),
+}
 
 impl Running {
     pub(crate) fn new(most: usize) -> Self {
         Self { count: AtomicUsize::new(0), most, is_closed: AtomicBool::new(false), none_left: Notify::new() }
     }
 
-    pub(crate) fn begin(self: &Arc<Self>) -> Result<Permit, Refused> {
+    pub(crate) fn begin(self: &Arc<Self>) -> Result<Permit<'_>, Refused> {
         // SeqCst here and in `close` and `finished`: a call that does not see the close is seen by it.
         let before = self.count.fetch_add(1, Ordering::SeqCst);
-        let permit = Permit(Arc::clone(self));
+        let permit = Permit(Of::Lent(self));
         if self.is_closed.load(Ordering::SeqCst) {
             return Err(Refused::Closed);
         }
@@ -66,10 +74,28 @@ impl Running {
     }
 }
 
-impl Drop for Permit {
+impl Permit<'_> {
+    /// The same for an answer whose body outlives the call.
+    pub(crate) fn keep(self) -> Permit<'static> {
+        let running = Arc::clone(self.running());
+        // Counted twice for a moment, so that it never looks as if it were over.
+        running.count.fetch_add(1, Ordering::SeqCst);
+        Permit(Of::Kept(running))
+    }
+
+    const fn running(&self) -> &Arc<Running> {
+        match &self.0 {
+            Of::Lent(running) => running,
+            Of::Kept(running) => running,
+        }
+    }
+}
+
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.is_closed.load(Ordering::SeqCst) {
-            self.0.none_left.notify_waiters();
+        let running = self.running();
+        if running.count.fetch_sub(1, Ordering::SeqCst) == 1 && running.is_closed.load(Ordering::SeqCst) {
+            running.none_left.notify_waiters();
         }
     }
 }

@@ -128,7 +128,7 @@ impl Channel {
     }
 
     /// One exchange, over by `until`, if possible on a connection of its own if it is to be `fresh`. Calls
-    /// `ready` when the connection is there and the request goes out.
+    /// `ready` with the time when the connection is there and the request goes out.
     #[cfg_attr(
         not(feature = "zap"),
         expect(unused_variables, reason = "services have connections of their own")
@@ -139,7 +139,7 @@ impl Channel {
         body: Body,
         fresh: bool,
         until: Option<Instant>,
-        ready: impl FnOnce(),
+        ready: impl FnOnce(Instant),
     ) -> Result<Response<Body>, ExchangeError> {
         #[cfg(feature = "zap")]
         let reuse = if fresh { Reuse::Never } else { Reuse::Idle };
@@ -266,7 +266,7 @@ impl Mark {
 async fn noting(
     mut exchanging: Exchanging,
     mark: &Mark,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(Instant),
 ) -> Result<Response<Body>, ExchangeError> {
     let mut ready = Some(ready);
     poll_fn(|cx| {
@@ -274,7 +274,7 @@ async fn noting(
         if mark.is_set()
             && let Some(ready) = ready.take()
         {
-            ready();
+            ready(Instant::now());
         }
         polled
     })
@@ -344,6 +344,8 @@ pub enum FailureKind {
     RequestBody,
     /// The channel was closed while the call was on its way to it.
     Closed,
+    /// The peer left long ago. Nothing is wrong with it.
+    Drained,
 }
 
 impl ExchangeError {
@@ -384,7 +386,8 @@ impl ExchangeError {
             FailureKind::Request
             | FailureKind::BodyTooLarge { .. }
             | FailureKind::RequestBody
-            | FailureKind::Closed => None,
+            | FailureKind::Closed
+            | FailureKind::Drained => None,
         }
     }
 
@@ -406,6 +409,7 @@ impl ExchangeError {
                 "was not sent the request"
             }
             FailureKind::Closed => "was leaving",
+            FailureKind::Drained => "had left before it answered",
         }
     }
 }

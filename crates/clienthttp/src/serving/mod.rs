@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 pub use self::layer::{ServingFuture, ServingLayer, ServingService};
 use self::trace::Trace;
-pub(crate) use self::trace::{TRACEPARENT, TRACESTATE};
+pub(crate) use self::trace::{Position, Spot, TRACEPARENT, TRACESTATE};
 
 tokio::task_local! {
     static CURRENT: Serving;

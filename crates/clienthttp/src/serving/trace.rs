@@ -1,4 +1,7 @@
-//! W3C Trace Context: taken from the call being served, passed on with the calls made for it.
+//! W3C Trace Context: taken from the call being served, passed on with the calls made for it, each attempt of
+//! which is a span of its own.
+
+use std::fmt;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -37,6 +40,104 @@ impl Trace {
             headers.insert(TRACESTATE, state.clone());
         }
         true
+    }
+}
+
+/// The place of a call in its trace: what its attempts are made of.
+#[derive(Debug)]
+pub(crate) struct Position {
+    trace: Id<32>,
+    /// The span that the call is made in; `None` if the trace begins here.
+    parent: Option<Id<16>>,
+    is_sampled: bool,
+    /// What the caller had put into the head, to be given back.
+    pub(crate) given: Option<HeaderValue>,
+}
+
+impl Position {
+    /// As a `traceparent` says.
+    pub(crate) fn read(value: &HeaderValue) -> Option<Self> {
+        let bytes = value.as_bytes();
+        if !is_parent(bytes) {
+            return None;
+        }
+        let flags = u8::from_str_radix(std::str::from_utf8(bytes.get(53..55)?).ok()?, 16).ok()?;
+        Some(Self {
+            trace: Id(*bytes.get(3..)?.first_chunk()?),
+            parent: Some(Id(*bytes.get(36..)?.first_chunk()?)),
+            is_sampled: flags & 1 == 1,
+            given: Some(value.clone()),
+        })
+    }
+
+    /// The beginning of a trace; `random` gives random numbers.
+    pub(crate) fn begin(random: impl Fn() -> u64) -> Self {
+        let mut trace = [0; 32];
+        let (high, low) = trace.split_at_mut(16);
+        high.copy_from_slice(&Id::of(random()).0);
+        low.copy_from_slice(&Id::of(random()).0);
+        Self { trace: Id(trace), parent: None, is_sampled: true, given: None }
+    }
+
+    /// A span below it, by a random number.
+    pub(crate) fn child(&self, random: u64) -> Spot<'_> {
+        Spot { position: self, span: Id::of(random) }
+    }
+}
+
+/// A span of ours: one attempt.
+#[derive(Debug)]
+pub(crate) struct Spot<'p> {
+    position: &'p Position,
+    span: Id<16>,
+}
+
+impl Spot<'_> {
+    pub(crate) fn trace(&self) -> &str {
+        self.position.trace.as_str()
+    }
+
+    pub(crate) fn span(&self) -> &str {
+        self.span.as_str()
+    }
+
+    pub(crate) fn parent(&self) -> Option<&str> {
+        self.position.parent.as_ref().map(Id::as_str)
+    }
+
+    /// What the peer is told: version 00 is all we know, whatever we were told (W3C Trace Context §3.2.2.1).
+    pub(crate) fn header(&self) -> Option<HeaderValue> {
+        HeaderValue::try_from(self.to_string()).ok()
+    }
+}
+
+impl fmt::Display for Spot<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "00-{}-{}-{:02x}", self.trace(), self.span(), u8::from(self.position.is_sampled))
+    }
+}
+
+/// Hex digits, not all zero.
+#[derive(Clone, Copy, Debug)]
+struct Id<const DIGITS: usize>([u8; DIGITS]);
+
+impl Id<16> {
+    fn of(number: u64) -> Self {
+        let mut digits = [0; 16];
+        // Zero is no id.
+        let mut rest = number.max(1);
+        for digit in digits.iter_mut().rev() {
+            // Four bits.
+            *digit = char::from_digit((rest & 15) as u32, 16).map_or(b'0', |digit| digit as u8);
+            rest >>= 4;
+        }
+        Self(digits)
+    }
+}
+
+impl<const DIGITS: usize> Id<DIGITS> {
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
@@ -85,6 +186,24 @@ mod tests {
         ] {
             assert!(!is_parent(value.as_bytes()), "{value}");
         }
+    }
+
+    #[test]
+    fn an_attempt_is_a_span_of_its_own_below_the_one_it_was_made_in() {
+        let position = Position::read(&GOOD.parse().unwrap()).unwrap();
+        let spot = position.child(0xb7ad_6b71_6920_3331);
+        assert_eq!(spot.header().unwrap(), "00-4bf92f3577b34da6a3ce929d0e0e4736-b7ad6b7169203331-01");
+        assert_eq!((spot.parent(), spot.span()), (Some("00f067aa0ba902b7"), "b7ad6b7169203331"));
+        assert!(position.child(0).header().unwrap().to_str().unwrap().contains("-0000000000000001-"));
+        // Of a later version and its flags we know the least: what 00 has.
+        let later = format!("cc{}fe-more", &GOOD[2..53]);
+        let position = Position::read(&later.parse().unwrap()).unwrap();
+        assert_eq!(position.child(1).to_string(), "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000001-00");
+        assert!(Position::read(&"00-1-2-3".parse().unwrap()).is_none());
+
+        let begun = Position::begin(|| 0x0123_4567_89ab_cdef);
+        assert_eq!(begun.child(2).to_string(), "00-0123456789abcdef0123456789abcdef-0000000000000002-01");
+        assert_eq!(begun.child(2).parent(), None);
     }
 
     #[test]

@@ -20,6 +20,9 @@ use peerage_zaphttp::{
 };
 use tokio::time::Instant;
 
+/// The outer limit of what should take no time: only what never happens may meet it, on any machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A request as a peer got it.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
@@ -85,7 +88,7 @@ pub(crate) fn fixed(peers: impl IntoIterator<Item = StaticPeer>) -> StaticDiscov
 /// A client of these peers.
 pub(crate) fn client_of<'p>(peers: impl IntoIterator<Item = &'p Peer>) -> ClientBuilder {
     Client::builder_with(fixed(peers.into_iter().map(|peer| at(&peer.id, peer.addr()))))
-        .request_timeout(Duration::from_secs(5))
+        .request_timeout(PATIENCE)
         .rng_seed(1)
 }
 
@@ -105,7 +108,7 @@ impl Announcer {
     }
 
     pub(crate) fn client(&self) -> ClientBuilder {
-        Client::builder_with(self.clone()).request_timeout(Duration::from_secs(5)).rng_seed(1)
+        Client::builder_with(self.clone()).request_timeout(PATIENCE).rng_seed(1)
     }
 
     pub(crate) fn join(&self, id: &str, addresses: &[SocketAddr]) {
@@ -214,12 +217,21 @@ pub(crate) struct InMemory {
     others: (MemoryConnector, Arc<ServerHandle>),
     peers: BTreeMap<String, (MemoryConnector, Arc<ServerHandle>)>,
     connect_time: Duration,
+    /// No connection to these ever comes up.
+    holes: Vec<String>,
+    connect_timeout: Duration,
 }
 
 impl InMemory {
     /// Whoever is dialled answers like this.
     pub(crate) fn serve(router: axum::Router) -> Self {
-        Self { others: served(router), peers: BTreeMap::new(), connect_time: Duration::ZERO }
+        Self {
+            others: served(router),
+            peers: BTreeMap::new(),
+            connect_time: Duration::ZERO,
+            holes: Vec::new(),
+            connect_timeout: Duration::from_secs(10),
+        }
     }
 
     /// One of that node id like that.
@@ -231,6 +243,16 @@ impl InMemory {
     /// A connection takes so long to come up.
     pub(crate) fn connect_time(self, connect_time: Duration) -> Self {
         Self { connect_time, ..self }
+    }
+
+    /// Nothing ever comes back from the one of that node id.
+    pub(crate) fn and_hole(mut self, id: &str) -> Self {
+        self.holes.push(id.to_owned());
+        self
+    }
+
+    pub(crate) fn connect_timeout(self, connect_timeout: Duration) -> Self {
+        Self { connect_timeout, ..self }
     }
 
     /// Connections to the one that answers whoever is dialled.
@@ -253,8 +275,12 @@ fn served(router: axum::Router) -> (MemoryConnector, Arc<ServerHandle>) {
 impl Dialer for InMemory {
     fn dial(&self, peer: &peerage_discovery::Peer) -> Result<Channel, BoxError> {
         let (connector, _) = self.peers.get(peer.node_id()).unwrap_or(&self.others);
-        let slow = Slow { connector: connector.clone(), connect_time: self.connect_time };
-        Ok(Channel::zap(peerage_zaphttp::Client::builder(NOWHERE).connector(Arc::new(slow)).build()))
+        let is_hole = self.holes.iter().any(|id| id == peer.node_id());
+        let connect_time = if is_hole { Duration::MAX } else { self.connect_time };
+        let slow = Slow { connector: connector.clone(), connect_time };
+        let client = peerage_zaphttp::Client::builder(NOWHERE).connector(Arc::new(slow));
+        // The time of a call is the whole client's to watch.
+        Ok(Channel::zap(client.connect_timeout(self.connect_timeout).response_timeout(None).build()))
     }
 }
 
@@ -284,5 +310,5 @@ pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(3), looking).await.expect("it comes to be so");
+    tokio::time::timeout(PATIENCE, looking).await.expect("it comes to be so");
 }

@@ -1,14 +1,18 @@
 //! Peers that come, move and go (clienthttp 1, 5; threats C).
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
-use peerage_clienthttp::ClientError;
+use axum::{Router, body::Body as AxumBody, response::Response as AxumResponse};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use peerage_clienthttp::{Client, ClientError, Outcome, Response};
 use peerage_discovery::{LeaveReason, Report, SourceId};
-use peerage_tests::{Refuser, ScriptedServer};
+use peerage_tests::{Facts, Refuser};
+use tokio::{task::JoinHandle, time::Instant};
 
-use crate::kit::{Announcer, Elsewhere, Peer, client_of, until};
+use crate::kit::{Announcer, Elsewhere, InMemory, NOWHERE, PATIENCE, Peer, client_of, until};
 
-const SOON: Duration = Duration::from_secs(2);
+const SOON: Duration = PATIENCE;
 
 #[tokio::test]
 async fn h016_a_dialer_is_asked_once_for_each_peer() {
@@ -93,29 +97,107 @@ async fn h018_a_peer_that_moves_is_called_at_its_new_address() {
     assert_eq!(client.get("/").send().await.unwrap().text().await.unwrap(), "new");
 }
 
-#[tokio::test]
-async fn a_running_call_survives_that_its_peer_leaves() {
-    let slow = ScriptedServer::start(|mut conn| async move {
-        conn.read_frame().await;
-        // The answer comes when the client has been told: see below.
-        conn.stall().await;
-    })
-    .await;
+/// A peer in memory that takes requests and never answers, and the source that has it.
+fn hung() -> (InMemory, Facts<()>, Announcer) {
+    let asked: Facts<()> = Facts::new();
+    let facts = asked.clone();
+    let router = Router::new().fallback(move || {
+        facts.push(());
+        std::future::pending::<&str>()
+    });
     let source = Announcer::new(SourceId::Static);
-    source.join("billing-1", &[slow.addr()]);
-    let client = source.client().request_timeout(Duration::from_millis(300)).build().await.unwrap();
-    let calling = tokio::spawn({
+    source.join("billing-1", &[NOWHERE]);
+    (InMemory::serve(router), asked, source)
+}
+
+/// The call, begun: the peer has it.
+async fn calling(client: &Client, asked: &Facts<()>) -> JoinHandle<Result<Response, ClientError>> {
+    let (client, before) = (client.clone(), asked.count());
+    let call = tokio::spawn(async move { client.post("/").body("x").send().await });
+    asked.at_least(before + 1, SOON).await;
+    call
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_call_survives_that_its_peer_leaves() {
+    let (dialer, asked, source) = hung();
+    let client = source.client().dialer(dialer).request_timeout(Duration::from_secs(30));
+    let client = client.build().await.unwrap();
+    let began = Instant::now();
+    let call = calling(&client, &asked).await;
+    source.leave("billing-1");
+    let error = call.await.unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::Timeout { .. }), "it had all of its time: {error:?}");
+    assert_eq!(began.elapsed().as_secs(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b_9_2_what_still_runs_30_s_after_its_peer_left_is_cut() {
+    let (dialer, asked, source) = hung();
+    let hour = Duration::from_secs(3_600);
+    let client = source.client().dialer(dialer.clone()).request_timeout(hour).build().await.unwrap();
+    let call = calling(&client, &asked).await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    source.leave("billing-1");
+    let left = Instant::now();
+    let error = call.await.unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::Drained { .. }), "{error:?}");
+    assert!(error.was_sent() && !error.is_retryable() && !error.is_timeout());
+    let text = "drained: the peer left before the call ended: \
+                billing-1 (127.0.0.1:1) was tried and had left before it answered";
+    assert_eq!(error.to_string(), text);
+    assert_eq!(error.attempts().unwrap().last().unwrap().outcome, Outcome::Cancelled, "it is not to blame");
+    assert_eq!(left.elapsed().as_secs(), 30);
+
+    // One that comes back keeps its calls; so do all of a client that says so.
+    source.join("billing-1", &[NOWHERE]);
+    let patient = source.client().dialer(dialer.clone()).request_timeout(None).drain(None);
+    let patient = patient.build().await.unwrap();
+    let calls = [calling(&client, &asked).await, calling(&patient, &asked).await];
+    source.leave("billing-1");
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    source.join("billing-1", &[NOWHERE]);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!calls[0].is_finished(), "it is back");
+    source.leave("billing-1");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!calls[1].is_finished(), "for ever");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b_9_2_a_body_that_still_arrives_is_cut_and_a_call_that_may_be_repeated_moves_on() {
+    let router = Router::new().fallback(async || {
+        let pieces = futures_util::stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(b"piece")));
+        let pieces = pieces.take(1).chain(futures_util::stream::pending());
+        AxumResponse::new(AxumBody::from_stream(pieces))
+    });
+    let source = Announcer::new(SourceId::Static);
+    source.join("billing-1", &[NOWHERE]);
+    let drain = Duration::from_secs(7);
+    let dialer = InMemory::serve(router);
+    let client =
+        source.client().dialer(dialer.clone()).body_timeout(None).drain(drain).build().await.unwrap();
+    let mut answer = client.get("/").send().await.unwrap();
+    assert_eq!(answer.chunk().await.unwrap().unwrap(), "piece");
+    source.leave("billing-1");
+    let left = Instant::now();
+    let error = answer.chunk().await.unwrap_err();
+    assert!(matches!(error, ClientError::Drained { .. }), "{error:?}");
+    assert_eq!((left.elapsed(), error.peer().unwrap().node_id()), (drain, "billing-1"));
+    until(|| dialer.connection_count() == 0).await;
+
+    let (hung, asked, source) = hung();
+    let dialer = hung.and("billing-2", Router::new().fallback(async || "moved"));
+    let client = source.client().dialer(dialer).drain(drain).build().await.unwrap();
+    let call = tokio::spawn({
         let client = client.clone();
         async move { client.get("/").send().await }
     });
-    slow.events()
-        .eventually(SOON, "the request", |events| {
-            events.iter().any(|event| matches!(event, peerage_tests::ServerEvent::Received { .. }))
-        })
-        .await;
+    asked.at_least(1, SOON).await;
+    source.join("billing-2", &[([127, 0, 0, 1], 2).into()]);
     source.leave("billing-1");
-    let error = calling.await.unwrap().unwrap_err();
-    assert!(matches!(error, ClientError::Timeout { .. }), "it had all of its time: {error:?}");
+    let answer = call.await.unwrap().unwrap();
+    assert_eq!(answer.text().await.unwrap(), "moved");
 }
 
 #[tokio::test]
@@ -147,9 +229,11 @@ async fn a_peer_that_refuses_is_reported_and_a_doubted_one_that_refuses_is_passe
         }
         attempts
     };
+    let began = Instant::now();
     assert!((15..=20).contains(&attempts(10).await), "nobody doubts it yet");
     assert!(source.reports.all().contains(&("billing-2".to_owned(), Report::Unreachable)));
-    assert_eq!(source.refreshes.count(), 1, "at most once a second");
+    let seconds = usize::try_from(began.elapsed().as_secs()).unwrap();
+    assert!((1..=1 + seconds).contains(&source.refreshes.count()), "at most once a second");
 
     source.suspect("billing-2");
     assert!(attempts(10).await <= 12, "once it is doubted, one failure more is enough");

@@ -126,6 +126,9 @@ fn b_10_3_what_happens_is_counted() {
     assert_eq!(get("peerage.client.ejections{rule=hard_run,peerage.node_id=billing-2}"), 1.0);
     assert_eq!(get("peerage.client.attempts_per_call{}"), 30.0);
     assert_eq!(get("peerage.client.response.duration{}"), 30.0 + failed);
+    // Some of them only, and what the clock says when it stands still is always the same.
+    let timed = book.get("peerage.client.pick.duration{}").unwrap_or_default();
+    assert!(timed <= 30.0 + failed, "{timed}");
     assert_eq!(get("peerage.client.peers{state=up}"), 2.0);
     assert_eq!(get("peerage.client.peers{state=ejected}"), 1.0);
     assert_eq!(get("peerage.client.pending{peerage.node_id=billing-1}"), 0.0);

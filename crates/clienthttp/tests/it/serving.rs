@@ -204,19 +204,54 @@ async fn b_5_3_a_chain_of_three_multiplies_nothing() {
 #[tokio::test(start_paused = true)]
 async fn the_trace_of_a_call_goes_on_with_the_calls_made_for_it() {
     const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    const OWN: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-1111111111111111-01";
+    const OWN: &str = "00-0af7651916cd43dd8448eb211c80319c-1111111111111111-00";
     let (router, seen) = last(200);
     let b = client_of(router).await;
     let trace = |seen: &Facts<Seen>| seen.all().last().unwrap().header("traceparent").map(str::to_owned);
+    /// The trace, the span, the flags.
+    fn parts(value: &str) -> (&str, &str, &str) {
+        let parts: Vec<&str> = value.split('-').collect();
+        assert_eq!((parts.len(), parts[0], parts[2].len()), (4, "00", 16), "{value}");
+        (parts[1], parts[2], parts[3])
+    }
     let a = client_of(asks(b.clone(), |request| request)).await;
     a.get("/").header("traceparent", TRACE).header("tracestate", "v=1").send().await.unwrap();
-    assert_eq!(trace(&seen).as_deref(), Some(TRACE));
+    let told = trace(&seen).unwrap();
+    let (id, span, flags) = parts(&told);
+    assert_eq!((id, flags), ("4bf92f3577b34da6a3ce929d0e0e4736", "01"), "the trace, and that it is sampled");
+    assert_ne!(span, "00f067aa0ba902b7", "an attempt is a span of its own");
     assert_eq!(seen.all()[0].header("tracestate"), Some("v=1"));
     a.get("/").send().await.unwrap();
     assert_eq!(trace(&seen), None);
     let a = client_of(asks(b, |request| request.header("traceparent", OWN))).await;
     a.get("/").header("traceparent", TRACE).send().await.unwrap();
-    assert_eq!(trace(&seen).as_deref(), Some(OWN), "a handler that traces knows better");
+    let told = trace(&seen).unwrap();
+    let (id, _, flags) = parts(&told);
+    assert_eq!((id, flags), ("0af7651916cd43dd8448eb211c80319c", "00"), "a handler that traces knows better");
+
+    // Each attempt, whoever has the trace begun.
+    let (router, seen) = last(503);
+    let begins = InMemory::serve(router).client(2).begin_traces(true).build().await.unwrap();
+    begins.get("/").send().await.unwrap();
+    begins.get("/").header("traceparent", TRACE).send().await.unwrap();
+    begins.get("/").header("traceparent", "none at all").send().await.unwrap();
+    let told: Vec<String> =
+        seen.all().iter().map(|seen| seen.header("traceparent").unwrap().to_owned()).collect();
+    assert_eq!(told.len(), 6, "{told:?}");
+    let [one, again, given, given_again] = [0, 1, 2, 3].map(|i| parts(&told[i]));
+    assert_eq!((one.0, one.2), (again.0, "01"), "one trace");
+    assert_ne!(one.1, again.1, "two spans");
+    assert_eq!((given.0, given_again.0), (parts(TRACE).0, parts(TRACE).0));
+    assert_eq!(told[4..], ["none at all"; 2], "what we cannot read is not ours to change");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_given_back_has_the_trace_it_came_with() {
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let nobody = InMemory::serve(Router::new()).and_hole("billing-1").client(1).build().await.unwrap();
+    let error = nobody.get("/").header("traceparent", TRACE).send().await.unwrap_err();
+    let request = error.into_request().expect("nothing was sent");
+    assert_eq!((request.headers().len(), &request.headers()["traceparent"]), (1, &TRACE.parse().unwrap()));
 }
 
 #[test]

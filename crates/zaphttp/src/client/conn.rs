@@ -89,6 +89,15 @@ impl Exchange {
     }
 }
 
+/// When something that begins now and has a limit must be over, in an exchange that has a deadline.
+pub(super) fn until_at(now: Instant, deadline: Option<Instant>, limit: Option<Duration>) -> Option<Instant> {
+    let limit = limit.and_then(|limit| now.checked_add(limit));
+    match (deadline, limit) {
+        (Some(deadline), Some(limit)) => Some(deadline.min(limit)),
+        (until, None) | (None, until) => until,
+    }
+}
+
 /// How long something may take that has a limit, in an exchange that has a deadline.
 pub(super) fn until(deadline: Option<Instant>, limit: Option<Duration>) -> Option<Duration> {
     let Some(deadline) = deadline else { return limit };
@@ -131,6 +140,10 @@ impl Conn {
     /// Whether the exchange left the connection as it was before: all written, nothing left over.
     pub(super) fn is_clean(&self) -> bool {
         self.outbox.is_empty() && self.reader.is_idle()
+    }
+
+    pub(super) fn set_deadline_at(&mut self, now: Instant, deadline: Option<Instant>) {
+        self.timer.set_at(now, deadline);
     }
 
     pub(super) fn set_deadline(&mut self, limit: Option<Duration>) {

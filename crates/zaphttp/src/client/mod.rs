@@ -24,7 +24,7 @@ use self::outgoing::Content;
 pub(crate) use self::outgoing::Outgoing;
 pub(crate) use self::stream::ResponseStream;
 
-use self::conn::{Conn, Counted, Exchange, until};
+use self::conn::{Conn, Counted, Exchange, until, until_at};
 use self::dial::Dialer;
 use self::pool::{Pool, PoolClosed};
 use crate::Body;
@@ -139,11 +139,11 @@ impl Client {
         B: http_body::Body,
         B::Error: Into<BoxError>,
     {
-        self.send_once_noting(head, body, reuse, deadline, || {}).await
+        self.send_once_noting(head, body, reuse, deadline, |_| {}).await
     }
 
-    /// As [`send_once`](Self::send_once), and calls `ready` when the connection is there and the request goes
-    /// out on it: who measures how fast a peer answers does not want the handshake in it. Not called for a
+    /// As [`send_once`](Self::send_once), and calls `ready` with the time when the connection is there and the
+    /// request goes out on it: who measures how fast a peer answers does not want the handshake in it. Not called for a
     /// request that never got that far.
     ///
     /// # Errors
@@ -159,7 +159,7 @@ impl Client {
         body: B,
         reuse: Reuse,
         deadline: Option<Instant>,
-        ready: impl FnOnce(),
+        ready: impl FnOnce(Instant),
     ) -> Result<Response<Body>, SendError>
     where
         B: http_body::Body,
@@ -229,7 +229,7 @@ impl Shared {
         head: &request::Parts,
         content: &Content,
     ) -> Result<Response<Body>, SendError> {
-        let first = match self.attempt(head, content, Reuse::Idle, None, || {}).await {
+        let first = match self.attempt(head, content, Reuse::Idle, None, |_| {}).await {
             Ok(response) => return Ok(response),
             Err(failed) => failed,
         };
@@ -237,7 +237,7 @@ impl Shared {
             return Err(first.error);
         }
         debug!(kind = ?first.error.kind(), "reused connection was gone, sending again");
-        let again = self.attempt(head, content, Reuse::Never, None, || {}).await;
+        let again = self.attempt(head, content, Reuse::Never, None, |_| {}).await;
         again.map_err(|failed| failed.error.at_least(first.error.stage()))
     }
 
@@ -248,7 +248,7 @@ impl Shared {
         content: &Content,
         reuse: Reuse,
         deadline: Option<Instant>,
-        ready: impl FnOnce(),
+        ready: impl FnOnce(Instant),
     ) -> Result<Response<Body>, Attempt> {
         let Settings { limits, response_timeout, stream_idle_timeout: idle_timeout, .. } = &self.settings;
         let mut conn = match reuse {
@@ -259,8 +259,10 @@ impl Shared {
             self.give_back(conn);
             return Err(SendError::new(content.refused(error), Stage::NotSent).into());
         }
-        ready();
-        conn.set_deadline(until(deadline, *response_timeout));
+        // The clock is read once for all that begins here.
+        let now = Instant::now();
+        ready(now);
+        conn.set_deadline_at(now, until_at(now, deadline, *response_timeout));
         let mut exchange = Exchange::over_by(deadline);
         match poll_fn(|cx| conn.poll_exchange(cx, &mut exchange, *idle_timeout)).await {
             Ok(frame) => Ok(self.answer(conn, frame, &head.method)?),
@@ -287,7 +289,15 @@ impl Shared {
         }
     }
 
-    async fn dial(&self, deadline: Option<Instant>) -> Result<Box<Conn>, SendError> {
+    /// Opens a connection. Boxed, so that a request on one that is open does not carry the room for it.
+    fn dial(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Pin<Box<dyn Future<Output = Result<Box<Conn>, SendError>> + Send + '_>> {
+        Box::pin(self.dial_now(deadline))
+    }
+
+    async fn dial_now(&self, deadline: Option<Instant>) -> Result<Box<Conn>, SendError> {
         // Read before the handshake: files that change meanwhile make it the older one.
         #[cfg(feature = "tls")]
         let generation = self.dialer.generation();

@@ -114,7 +114,10 @@ fn version_of(proto: &str) -> Version {
 fn headers_of(frame: &Bytes, pairs: Pairs<'_>) -> Result<HeaderMap, WireError> {
     let mut headers = HeaderMap::with_capacity(pairs.len().min(ROOM));
     for (index, (name, value)) in pairs.iter().enumerate() {
-        let name = HeaderName::from_bytes(name).map_err(|_| WireError::Name { index })?;
+        let name = match names::common(name) {
+            Some(name) => name,
+            None => HeaderName::from_bytes(name).map_err(|_| WireError::Name { index })?,
+        };
         match names::travel(name.as_str()) {
             Travel::Host => {
                 headers.try_insert(name, value_of(frame, value, index)?).map_err(|_| too_many(pairs))?;

@@ -1,5 +1,7 @@
 //! What bytes may stand where, and which headers travel.
 
+use http::{HeaderName, header};
+
 /// How a header is treated on its way into or out of a frame (zaphttp §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Travel {
@@ -21,6 +23,24 @@ pub(super) fn travel(name: &str) -> Travel {
     // By length alone most names are none of these, and this is asked of every header.
     if name.len() > 17 || SPECIAL_LENS & 1 << name.len() == 0 { Travel::Yes } else { special(name) }
 }
+
+/// A name that is often seen. To know it again costs less than to check and to spell it, and one that no
+/// standard has is not copied.
+pub(super) fn common(name: &[u8]) -> Option<HeaderName> {
+    Some(match name {
+        b"accept" => header::ACCEPT,
+        b"host" => header::HOST,
+        b"user-agent" => header::USER_AGENT,
+        b"content-type" => header::CONTENT_TYPE,
+        b"authorization" => header::AUTHORIZATION,
+        b"peerage-timeout-ms" => TIMEOUT,
+        b"traceparent" => TRACEPARENT,
+        _ => return None,
+    })
+}
+
+const TIMEOUT: HeaderName = HeaderName::from_static("peerage-timeout-ms");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 fn special(name: &str) -> Travel {
     match name.as_bytes() {
@@ -164,6 +184,25 @@ mod tests {
                 assert_eq!(is_target(&text), target(first) && target(second), "{first}, {second}");
             }
         }
+    }
+
+    #[test]
+    fn a_common_name_is_the_one_that_is_spelt() {
+        let names = [
+            "accept",
+            "host",
+            "user-agent",
+            "content-type",
+            "authorization",
+            "peerage-timeout-ms",
+            "traceparent",
+        ];
+        for name in names {
+            assert_eq!(common(name.as_bytes()), Some(HeaderName::from_static(name)));
+            let other = name.replacen('e', "E", 1).replacen("ho", "Ho", 1).replacen("au", "Au", 1);
+            assert_eq!(common(other.as_bytes()), None, "{other} is the business of who knows case");
+        }
+        assert_eq!(common(b""), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use peerage_balance::{Budget, Generator, Settings as BalanceSettings};
 use peerage_discovery::{Discovery, DiscoveryError, OpenOptions, ServiceType};
 use tokio::time::{Instant, timeout};
 
-use super::{ClientBuilder, Source, Way};
+use super::{ClientBuilder, DEFAULT_TIMEOUT, Source, Way};
 use crate::{
     BuildError, Checks, Client, ConfigError, Dialer,
     client::{Auth, Choice, Settings, Shared, members::Members, metrics::Meters, running::Running},
@@ -95,6 +95,9 @@ impl ClientBuilder {
         if self.max_in_flight == 0 {
             return Err(setting("max_in_flight", "at least 1"));
         }
+        if self.max_in_flight_per_peer == 0 {
+            return Err(setting("max_in_flight_per_peer", "at least 1"));
+        }
         let client_id = self.client_id.unwrap_or_else(random_id);
         let user_agent = format!("peerage/{} ({client_id})", env!("CARGO_PKG_VERSION"));
         let user_agent = HeaderValue::try_from(user_agent)
@@ -115,6 +118,7 @@ impl ClientBuilder {
             health: self.health,
             warmup: self.warmup,
             zone: self.zone,
+            limit: self.max_in_flight_per_peer,
             ..BalanceSettings::default()
         };
         let own_zone = balance.zone.as_ref().map(|zone| zone.name().into());
@@ -127,19 +131,18 @@ impl ClientBuilder {
             request_timeout: self.request_timeout,
             body_timeout: self.body_timeout,
             redirects: self.redirects,
+            begins_traces: self.begins_traces,
             allow_plaintext: self.allow_plaintext,
             authority,
             user_agent,
-            whole_timeout: self
-                .request_timeout
-                .map(|limit| peerage_balance::deadline::to_millis(limit).into()),
+            whole_timeout: self.request_timeout.map(timeout_value),
         };
         let budget = self.budget.map(|policy| Arc::new(Budget::new(&policy)));
         let meters = Meters::new(discovery.service_type(), settings.choice.policy(balance.policy), own_zone);
         Ok(Client {
             shared: Arc::new(Shared {
                 settings,
-                members: Arc::new(Members::new(discovery, dialer, balance, budget, meters)),
+                members: Arc::new(Members::new(discovery, dialer, balance, budget, meters, self.drain)),
                 hedging: std::sync::OnceLock::new(),
                 losers: std::sync::Mutex::default(),
                 running: Arc::new(Running::new(self.max_in_flight)),
@@ -149,6 +152,14 @@ impl ClientBuilder {
             }),
         })
     }
+}
+
+/// What the header says of so much time. The default has no owner, so that calls do not count one up and down.
+fn timeout_value(limit: Duration) -> HeaderValue {
+    if limit == DEFAULT_TIMEOUT {
+        return HeaderValue::from_static("30000");
+    }
+    peerage_balance::deadline::to_millis(limit).into()
 }
 
 fn dialer_and_auth(

@@ -12,6 +12,8 @@ use super::{BodyTimeout, Checks};
 use crate::Client;
 use crate::{AuthAttacher, Bearer, BoxError, ConfigError, Dialer, Picker};
 
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// What happens to answers that point elsewhere.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
@@ -44,7 +46,8 @@ pub enum Redirects {
 /// | second copies of late calls | none |
 /// | active checks of peers | none |
 /// | time of one attempt | all that is left |
-/// | calls at once | 100,000 |
+/// | calls at once | 100,000, and 1,024 to one peer |
+/// | calls to a peer that left | cut after 30 s |
 /// | redirects | handed to the caller |
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct ClientBuilder {
@@ -69,8 +72,11 @@ pub struct ClientBuilder {
     per_try: Option<Duration>,
     retry: RetryPolicy,
     redirects: Redirects,
+    begins_traces: bool,
+    drain: Option<Duration>,
     client_id: Option<String>,
     max_in_flight: usize,
+    max_in_flight_per_peer: u32,
     allow_plaintext: bool,
     seed: Option<u64>,
 }
@@ -122,14 +128,17 @@ impl ClientBuilder {
             conflict: None,
             min_peers: 1,
             discover_timeout: Duration::from_secs(10),
-            request_timeout: Some(Duration::from_secs(30)),
+            request_timeout: Some(DEFAULT_TIMEOUT),
             body_timeout: BodyTimeout::Covered,
             connect_timeout: None,
             per_try: None,
             retry: RetryPolicy::default(),
             redirects: Redirects::default(),
+            begins_traces: false,
+            drain: Some(Duration::from_secs(30)),
             client_id: None,
             max_in_flight: 100_000,
+            max_in_flight_per_peer: 1_024,
             allow_plaintext: false,
             seed: None,
         }
@@ -288,6 +297,22 @@ impl ClientBuilder {
         Self { redirects, ..self }
     }
 
+    /// Whether a call that belongs to no W3C trace begins one, sampled. Default no.
+    ///
+    /// A call whose headers hold a `traceparent`, or that serves one that had it, belongs to that trace in any
+    /// case. Each attempt is a span of its own: the peer gets its id, and the span `attempt` has it in the
+    /// fields `trace_id`, `span_id` and `parent_span_id`.
+    pub fn begin_traces(self, on: bool) -> Self {
+        Self { begins_traces: on, ..self }
+    }
+
+    /// How long calls to a peer that left may go on (B-9.2); `None` for as long as they have. Default 30 s.
+    /// What is left then is cut: [`ClientError::Drained`](crate::ClientError::Drained), unless it may be sent
+    /// again.
+    pub fn drain(self, limit: impl Into<Option<Duration>>) -> Self {
+        Self { drain: limit.into(), ..self }
+    }
+
     /// Who we are, for the `User-Agent` of calls that set none. Default random.
     pub fn client_id(self, id: impl Into<String>) -> Self {
         Self { client_id: Some(id.into()), ..self }
@@ -296,6 +321,18 @@ impl ClientBuilder {
     /// The most calls at once; more are refused. Default 100,000.
     pub fn max_in_flight(self, count: usize) -> Self {
         Self { max_in_flight: count, ..self }
+    }
+
+    /// The most calls at once to one peer (B-7.1); more go to other peers, and if all have their limit, the call
+    /// fails at once with [`ClientError::Saturated`](crate::ClientError::Saturated). Default 1,024, at least 1.
+    ///
+    /// # Deviation
+    ///
+    /// The rules say 64 where each call has a connection of its own (HTTP/1.1, ZAP-HTTP). As nobody queues here,
+    /// the 65th call at once of a client with one peer would then fail, where it costs one more connection now:
+    /// who wants the smaller limit sets it.
+    pub fn max_in_flight_per_peer(self, count: u32) -> Self {
+        Self { max_in_flight_per_peer: count, ..self }
     }
 
     /// Makes choices repeat, for tests.
@@ -337,8 +374,11 @@ impl fmt::Debug for ClientBuilder {
             per_try,
             retry,
             redirects,
+            begins_traces,
+            drain,
             client_id,
             max_in_flight,
+            max_in_flight_per_peer,
             allow_plaintext,
             seed: _,
         } = self;
@@ -370,8 +410,11 @@ impl fmt::Debug for ClientBuilder {
             .field("per_try", per_try)
             .field("retry", retry)
             .field("redirects", redirects)
+            .field("begins_traces", begins_traces)
+            .field("drain", drain)
             .field("client_id", client_id)
             .field("max_in_flight", max_in_flight)
+            .field("max_in_flight_per_peer", max_in_flight_per_peer)
             .field("allow_plaintext", allow_plaintext)
             .finish()
     }

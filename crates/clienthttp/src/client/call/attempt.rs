@@ -13,12 +13,14 @@ use crate::{
     AuthAttacher as _, Body, BoxError, Channel, Insecure, PickExplanation,
     client::{
         Auth,
-        members::{Lease, Member, Members},
+        members::{Lease, Member, Members, Node},
+        moment::Moment,
     },
     dial::{ExchangeError, FailureKind},
     error::Phase,
     replay::Replay,
     secure::Crossing,
+    serving::{Spot, TRACEPARENT},
 };
 
 /// An attempt: which it is, and when what happened to it.
@@ -28,9 +30,9 @@ pub(super) struct Course {
     pub(super) number: u32,
     /// On a connection of its own, if possible.
     pub(super) fresh: bool,
-    pub(super) began: Instant,
+    pub(super) began: Moment,
     /// When the connection was there and the request went out.
-    pub(super) sent: Option<Instant>,
+    pub(super) sent: Option<Moment>,
     /// Why it went there, if the call asks for that.
     pub(super) pick: Option<Arc<PickExplanation>>,
     /// A second copy, sent because the first was late.
@@ -52,12 +54,12 @@ pub(super) enum Ended {
 }
 
 /// What was done to a head for one peer.
-#[derive(Default)]
 pub(super) struct Dressed {
     /// The head to be sent instead, of an attacher that may have done anything.
-    pub(super) own: Option<Parts>,
+    pub(super) own: Option<Box<Parts>>,
     /// A credential was added that the next attempt must not find there.
     undo: bool,
+    pub(super) span: Span,
 }
 
 /// A call that waits for its answer: given up when dropped, which is news about the peer (B-2.5).
@@ -89,17 +91,23 @@ impl Call<'_> {
             Ok(dressed) => dressed,
             Err(ended) => return *ended,
         };
-        let sent = dressed.own.as_ref().unwrap_or(head);
+        let sent = dressed.own.as_deref().unwrap_or(head);
         let until = self.until(course.began);
-        let span = attempt_span(&member, course.number);
         let waiting = Waiting { members, lease };
-        let exchange = channel.send(sent, body.attempt(), course.fresh, until, || {
-            let now = Instant::now();
+        let fresh = course.fresh;
+        let ready = |now| {
+            let now = members.moment_of(now);
             course.sent = Some(now);
-            waiting.lease.sent(members.at(now));
-        });
-        let result =
-            if span.is_disabled() { exchange.await } else { Box::pin(exchange.instrument(span)).await };
+            waiting.lease.sent(now.nanos);
+        };
+        // Begun where it is waited for: what is begun before is moved there, and it is large.
+        let may_be_cut = members.may_be_cut(course.began, until);
+        let result = if dressed.span.is_disabled() && !may_be_cut {
+            channel.send(sent, body.attempt(), fresh, until, ready).await
+        } else {
+            let exchange = channel.send(sent, body.attempt(), fresh, until, ready);
+            Box::pin(watched(exchange, member.attached(), may_be_cut).instrument(dressed.span)).await
+        };
         // Its end is told by who judges the result.
         std::mem::forget(waiting);
         if dressed.undo {
@@ -111,7 +119,7 @@ impl Call<'_> {
     pub(super) fn ended(&self, result: Result<Response<Body>, ExchangeError>) -> Ended {
         match result {
             Ok(response) => Ended::Answer(response),
-            Err(error) if error.is_timeout() && self.deadline.is_some_and(|end| end <= Instant::now()) => {
+            Err(error) if error.is_timeout() && self.deadline.is_some_and(|end| end.at <= Instant::now()) => {
                 Ended::Late(if error.stage == Stage::NotSent { Phase::Connect } else { Phase::Head })
             }
             Err(error) => Ended::Failure(error),
@@ -128,7 +136,7 @@ impl Call<'_> {
     ) -> Result<(&'m Channel, Dressed), Box<Ended>> {
         let (members, settings) = (&self.shared.members, self.settings());
         let peer = member.peer();
-        let rest = self.deadline.map(|deadline| deadline.saturating_duration_since(course.began));
+        let rest = self.deadline.map(|deadline| deadline.since(course.began));
         if rest.is_some_and(|rest| rest < deadline::LEAST) {
             return Err(Box::new(Ended::NoTime));
         }
@@ -137,7 +145,9 @@ impl Call<'_> {
             Box::new(Ended::Failure(error))
         })?;
         self.complete(head, rest, course.number);
-        let mut dressed = Dressed::default();
+        let spot = self.trace(head);
+        let span = attempt_span(member, course.number, spot.as_ref());
+        let mut dressed = Dressed { own: None, undo: false, span };
         let attached = match &settings.auth {
             Auth::None => Ok(()),
             // What it does is known, and can be undone without a copy.
@@ -145,10 +155,10 @@ impl Call<'_> {
                 dressed.undo = !head.headers.contains_key(AUTHORIZATION);
                 bearer.attach(head, peer)
             }
-            Auth::Attacher(attacher) => attacher.attach(dressed.own.insert(head.clone()), peer),
+            Auth::Attacher(attacher) => attacher.attach(dressed.own.insert(Box::new(head.clone())), peer),
         };
         attached.map_err(|source| Box::new(Ended::Auth(source)))?;
-        let sent = dressed.own.as_ref().unwrap_or(head);
+        let sent = dressed.own.as_deref().unwrap_or(head);
         let crossing = Crossing {
             uri: &sent.uri,
             headers: &sent.headers,
@@ -171,9 +181,9 @@ impl Call<'_> {
     }
 
     /// When an attempt that began then must be over.
-    pub(super) fn until(&self, began: Instant) -> Option<Instant> {
-        let per_try = self.settings().retry.per_try_limit().and_then(|limit| began.checked_add(limit));
-        match (self.deadline, per_try) {
+    pub(super) fn until(&self, began: Moment) -> Option<Instant> {
+        let per_try = self.settings().retry.per_try_limit().and_then(|limit| began.at.checked_add(limit));
+        match (self.deadline.map(|deadline| deadline.at), per_try) {
             (Some(deadline), Some(per_try)) => Some(deadline.min(per_try)),
             (until, None) | (None, until) => until,
         }
@@ -195,14 +205,41 @@ impl Call<'_> {
         }
     }
 
+    /// Makes the attempt a span of its own in the trace that the call belongs to, if it belongs to one.
+    fn trace(&self, head: &mut Parts) -> Option<Spot<'_>> {
+        let spot = self.trace.as_ref()?.child(self.shared.members.balancer().random().next_u64());
+        if let Some(value) = spot.header() {
+            head.headers.insert(TRACEPARENT, value);
+        }
+        Some(spot)
+    }
+
     fn is_new(&self, rest: Duration) -> bool {
         self.limit.is_some_and(|limit| limit.saturating_sub(rest) < deadline::LEAST)
     }
 }
 
-pub(super) fn attempt_span(member: &Member, number: u32) -> Span {
+/// The exchange, unless the peer leaves and it goes on for too long (B-9.2).
+pub(super) async fn watched(
+    exchange: impl Future<Output = Result<Response<Body>, ExchangeError>>,
+    node: &Node,
+    may_be_cut: bool,
+) -> Result<Response<Body>, ExchangeError> {
+    tokio::select! {
+        biased;
+        result = exchange => result,
+        () = node.has_been_cut(), if may_be_cut => {
+            Err(ExchangeError::new(FailureKind::Drained, Stage::Ambiguous, "it left and its time is over"))
+        }
+    }
+}
+
+fn attempt_span(member: &Member, number: u32, spot: Option<&Spot<'_>>) -> Span {
     debug_span!(
         "attempt",
+        trace_id = spot.map(Spot::trace),
+        span_id = spot.map(Spot::span),
+        parent_span_id = spot.and_then(Spot::parent),
         otel.kind = "client",
         peerage.node_id = %escape(member.peer().node_id()),
         server.address = %member.peer().address(),

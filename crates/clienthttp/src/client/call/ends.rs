@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep_until};
 use super::{Call, repeat::Unpicked};
 use crate::{
     Body, ClientError, PeerInfo, PickExplanation,
-    body::Hold,
-    client::{BodyTimeout, members::Lease},
+    body::{Drained, Hold},
+    client::{BodyTimeout, Permit, members::Lease},
     dial::{ExchangeError, FailureKind},
     error::{Failed, Phase},
 };
@@ -27,11 +27,16 @@ impl Call<'_> {
         response.extensions_mut().insert(attempts.clone());
         let by_default = self.settings().body_timeout;
         let deadline = match self.options.body_timeout.map_or(by_default, BodyTimeout::Own) {
-            BodyTimeout::Covered => self.deadline,
+            BodyTimeout::Covered => self.deadline.map(|deadline| deadline.at),
             BodyTimeout::Own(limit) => limit.and_then(|limit| Instant::now().checked_add(limit)),
         };
+        let may_be_cut = self.shared.members.may_be_cut(self.began, deadline);
         let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
-        let hold = Hold { lease, permit: self.permit.take(), deadline, attempts };
+        let drained = may_be_cut.then(|| {
+            let node = Arc::clone(lease.member().attached());
+            Box::pin(async move { node.has_been_cut().await }) as Drained
+        });
+        let hold = Hold { lease, permit: self.permit.take().map(Permit::keep), deadline, drained, attempts };
         response.map(|body| body.holding(hold))
     }
 
@@ -63,6 +68,7 @@ impl Call<'_> {
             (FailureKind::Tls | FailureKind::Identity, _) => ClientError::Tls { call, source },
             (FailureKind::Timeout, _) => ClientError::Timeout { where_: Phase::Head, attempts, call },
             (FailureKind::Protocol | FailureKind::Request, _) => ClientError::Protocol { call, source },
+            (FailureKind::Drained, _) => ClientError::Drained { call },
             (FailureKind::BodyTooLarge { limit }, _) => ClientError::BodyTooLarge { limit, call },
             (FailureKind::RequestBody, _) => ClientError::Body { call, source },
             (FailureKind::Broken | FailureKind::Closed, Stage::NotSent) => {

@@ -12,7 +12,7 @@ use tracing::{Instrument, debug};
 
 use super::{
     Call,
-    attempt::{Course, Ended, attempt_span},
+    attempt::{Course, Ended, watched},
     notes::Line,
     repeat::Picked,
 };
@@ -21,6 +21,7 @@ use crate::{
     client::{
         members::{Lease, Members},
         metrics::Hedge,
+        moment::Moment,
     },
     dial::ExchangeError,
     error::Phase,
@@ -78,11 +79,11 @@ struct Flight {
 }
 
 impl Flight {
-    fn sent(&mut self) {
+    fn sent(&mut self, now: Instant) {
         if let Some((lease, course)) = &mut self.held {
-            let now = Instant::now();
+            let now = self.members.moment_of(now);
             course.sent = Some(now);
-            lease.sent(self.members.at(now));
+            lease.sent(now.nanos);
         }
     }
 }
@@ -119,7 +120,7 @@ impl Call<'_> {
         tokio::select! {
             biased;
             landed = &mut first.flying => return self.alone(landed),
-            () = sleep_until(began + delay) => {}
+            () = sleep_until(began.at + delay) => {}
         }
         let Some(mut second) = self.second(&left_out, head, body, hedging, retry) else {
             return self.alone(first.flying.await);
@@ -130,14 +131,14 @@ impl Call<'_> {
             landed = &mut first.flying => (landed, second),
             landed = &mut second.flying => (landed, first),
         };
-        let now = Instant::now();
+        let now = self.shared.members.moment();
         let meters = &self.shared.members.meters;
         let won = |landed: &Landed| if landed.course.is_hedge { Hedge::Won } else { Hedge::Lost };
         if landed.is_good() {
             meters.hedged(won(&landed));
-            let waited = now.saturating_duration_since(other.course.began);
+            let waited = now.since(other.course.began);
             let waited = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
-            hedging.record(Outcome::Cancelled, waited, self.shared.members.at(now));
+            hedging.record(Outcome::Cancelled, waited, now.nanos);
             self.write_down(&other.peer, &other.course, now, LOST);
             self.shared.see_off(see_off(other.flying, Arc::clone(&self.shared.members)));
             let noted = self.note(landed, now);
@@ -148,7 +149,7 @@ impl Call<'_> {
         let landed = other.flying.await;
         let meters = &self.shared.members.meters;
         meters.hedged(if landed.is_good() { won(&landed) } else { Hedge::Lost });
-        let later = self.note(landed, Instant::now());
+        let later = self.note(landed, self.shared.members.moment());
         // An answer says more than none.
         let has_answer = |noted: &(Lease, Ended)| matches!(noted.1, Ended::Answer(_));
         let last = if has_answer(&earlier) && !has_answer(&later) { earlier } else { later };
@@ -169,9 +170,9 @@ impl Call<'_> {
         hedging: &Hedging,
         retry: &mut RetryState,
     ) -> Option<Copy> {
-        let (members, now) = (&self.shared.members, Instant::now());
-        let time = members.at(now);
-        if !members.balancer().has_other(left_out, time) {
+        let members = &self.shared.members;
+        let now = members.moment();
+        if !members.balancer().has_other(left_out, now.nanos) {
             return None;
         }
         let cx = PickContext {
@@ -182,11 +183,11 @@ impl Call<'_> {
             random: members.balancer().random(),
         };
         // Not as a probe: who waits for an answer is not sent to a peer that failed.
-        let Picked { lease, why } = self.pick_now(left_out, &cx, false, now).ok()?;
+        let Picked { lease, why } = self.pick_now(left_out, &cx, false, now.nanos).ok()?;
         if left_out.contains(lease.member().key()) {
             return None;
         }
-        if !hedging.try_hedge(members.budget.as_deref(), time) {
+        if !hedging.try_hedge(members.budget.as_deref(), now.nanos) {
             members.meters.hedged(Hedge::Refused);
             return None;
         }
@@ -209,14 +210,15 @@ impl Call<'_> {
             Ok(dressed) => dressed,
             Err(ended) => return Err(Box::new((lease, course, *ended))),
         };
-        let own = dressed.own.unwrap_or(own);
+        let (own, span) = (dressed.own.map_or(own, |own| *own), dressed.span);
         let (channel, body) = (channel.clone(), body.attempt());
         let (until, fresh) = (self.until(course.began), course.fresh);
-        let span = attempt_span(&member, course.number);
+        let may_be_cut = self.shared.members.may_be_cut(course.began, until);
         let (peer, known) = (lease.peer().clone(), course.clone());
         let mut flight = Flight { members: Arc::clone(&self.shared.members), held: Some((lease, course)) };
         let flying = async move {
-            let result = channel.send(&own, body, fresh, until, || flight.sent()).await;
+            let exchange = channel.send(&own, body, fresh, until, |now| flight.sent(now));
+            let result = watched(exchange, member.attached(), may_be_cut).await;
             let (lease, course) = flight.held.take().expect("a flight has its lease until it lands");
             Landed { lease, course, result }
         };
@@ -226,7 +228,7 @@ impl Call<'_> {
     }
 
     /// Notes how a copy ended.
-    fn note(&mut self, landed: Landed, now: Instant) -> (Lease, Ended) {
+    fn note(&mut self, landed: Landed, now: Moment) -> (Lease, Ended) {
         let Landed { mut lease, course, result } = landed;
         let ended = self.ended(result);
         match &ended {

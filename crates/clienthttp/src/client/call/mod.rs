@@ -13,7 +13,7 @@ mod repeat;
 use std::time::Duration;
 
 use http::{
-    HeaderName, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
     header::{Entry, HOST, USER_AGENT},
     request::Parts,
     uri::Scheme,
@@ -22,11 +22,11 @@ use peerage_balance::{
     Stage,
     deadline::{self, ATTEMPT_HEADER, NO_RETRY_HEADER, TIMEOUT_HEADER},
 };
-use tokio::time::Instant;
 use tracing::{Instrument, Span, debug, field::Empty, info_span};
 
 use super::{
     CallOptions, Redirects, Settings, Shared,
+    moment::Moment,
     options::Served,
     running::{Permit, Refused},
 };
@@ -35,11 +35,15 @@ use crate::{
     error::Failed,
     redirect,
     replay::Replay,
-    serving::{TRACEPARENT, TRACESTATE},
+    serving::{Position, TRACEPARENT, TRACESTATE},
 };
+
+/// Headers that are looked through.
+const FEW: usize = 8;
 
 const ATTEMPT: HeaderName = HeaderName::from_static(ATTEMPT_HEADER);
 const TIMEOUT: HeaderName = HeaderName::from_static(TIMEOUT_HEADER);
+const NO_RETRY: HeaderName = HeaderName::from_static(NO_RETRY_HEADER);
 
 pub(super) async fn send<B>(shared: &Shared, request: Request<B>) -> Result<Response<Body>, ClientError>
 where
@@ -78,6 +82,14 @@ where
     outcome
 }
 
+/// A header, by eye if there are few: to hash a name costs more than to compare some.
+fn find<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    if headers.keys_len() > FEW {
+        return headers.get(name);
+    }
+    headers.iter().find(|(own, _)| *own == name).map(|(_, value)| value)
+}
+
 /// Whether it failed after it was sent again, or after that was refused: what serves a call with it should
 /// not be repeated either (B-5.1).
 fn is_spent(outcome: &Result<Response<Body>, ClientError>, attempts: Option<&Attempts>) -> bool {
@@ -85,8 +97,7 @@ fn is_spent(outcome: &Result<Response<Body>, ClientError>, attempts: Option<&Att
         Ok(response) => {
             let status = response.status();
             (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS)
-                && (response.headers().contains_key(NO_RETRY_HEADER)
-                    || attempts.is_some_and(Attempts::is_spent))
+                && (response.headers().contains_key(&NO_RETRY) || attempts.is_some_and(Attempts::is_spent))
         }
         Err(error) => error.is_spent(),
     }
@@ -106,16 +117,18 @@ fn refuse(refused: Refused, request: Request<Body>) -> ClientError {
 struct Call<'c> {
     shared: &'c Shared,
     options: CallOptions,
-    began: Instant,
-    deadline: Option<Instant>,
+    began: Moment,
+    deadline: Option<Moment>,
     /// The whole time of the call.
     limit: Option<Duration>,
     /// Until an answer whose body still arrives takes it.
-    permit: Option<Permit>,
+    permit: Option<Permit<'c>>,
     attempts: Attempts,
     added: Added,
     /// The call that this one is made to serve.
     serving: Option<Serving>,
+    /// The trace it belongs to, if any.
+    trace: Option<Position>,
 }
 
 /// What the caller did not put into the head.
@@ -127,7 +140,7 @@ struct Added {
 }
 
 impl<'c> Call<'c> {
-    fn new(shared: &'c Shared, options: CallOptions, permit: Permit) -> Self {
+    fn new(shared: &'c Shared, options: CallOptions, permit: Permit<'c>) -> Self {
         // What the call says replaces the client's limit; a call that is being served can only shorten it.
         let own = options.timeout.or(shared.settings.request_timeout);
         let serving = match &options.serving {
@@ -140,8 +153,8 @@ impl<'c> Call<'c> {
             (Some(own), Some(left)) => Some(own.min(left)),
             (limit, None) | (None, limit) => limit,
         };
-        let began = Instant::now();
-        let deadline = limit.and_then(|limit| began.checked_add(limit));
+        let began = shared.members.moment();
+        let deadline = limit.and_then(|limit| began.after(limit));
         Self {
             shared,
             options,
@@ -152,12 +165,13 @@ impl<'c> Call<'c> {
             attempts: Attempts::default(),
             added: Added::default(),
             serving,
+            trace: None,
         }
     }
 
     /// The number that the call being served came with; a proxy passes it on as it is.
     fn served_attempt(&self, head: &Parts) -> Option<u32> {
-        let passed_on = || head.headers.get(ATTEMPT)?.to_str().ok()?.parse().ok();
+        let passed_on = || find(&head.headers, &ATTEMPT)?.to_str().ok()?.parse().ok();
         self.serving.as_ref().map(Serving::attempt).filter(|number| *number > 1).or_else(passed_on)
     }
 
@@ -223,6 +237,12 @@ impl<'c> Call<'c> {
         if let Some(serving) = &self.serving {
             self.added.trace = serving.trace_onwards(&mut head.headers);
         }
+        self.trace = find(&head.headers, &TRACEPARENT).and_then(Position::read);
+        if self.trace.is_none() && settings.begins_traces && !head.headers.contains_key(&TRACEPARENT) {
+            let random = self.shared.members.balancer().random();
+            self.trace = Some(Position::begin(|| random.next_u64()));
+            self.added.trace = true;
+        }
         if let Entry::Vacant(entry) = head.headers.entry(USER_AGENT) {
             entry.insert(settings.user_agent.clone());
             self.added.user_agent = true;
@@ -242,6 +262,8 @@ impl<'c> Call<'c> {
         if self.added.trace {
             head.headers.remove(TRACEPARENT);
             head.headers.remove(TRACESTATE);
+        } else if let Some(given) = self.trace.as_ref().and_then(|trace| trace.given.clone()) {
+            head.headers.insert(TRACEPARENT, given);
         }
         head.headers.remove(TIMEOUT);
         head.headers.remove(ATTEMPT);

@@ -3,19 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use http::{Response, StatusCode, header::RETRY_AFTER};
-use peerage_balance::{
-    Event, Outcome, Stage,
-    deadline::{self, NO_RETRY_HEADER},
-    retry_after,
-};
+use peerage_balance::{Event, Outcome, Stage, deadline, retry_after};
 use peerage_discovery::{Peer, escape};
-use tokio::time::Instant;
 use tracing::error;
 
-use super::{Call, attempt::Course};
+use super::{Call, NO_RETRY, attempt::Course};
 use crate::{
     Attempt, Body, PeerInfo,
-    client::members::Lease,
+    client::{members::Lease, moment::Moment},
     dial::{ExchangeError, FailureKind},
     error::Phase,
 };
@@ -34,7 +29,7 @@ impl Call<'_> {
         lease: &mut Lease,
         response: &Response<Body>,
         course: &Course,
-        now: Instant,
+        now: Moment,
     ) -> Event {
         let status = response.status();
         let retry_after = match status {
@@ -43,18 +38,17 @@ impl Call<'_> {
         };
         let members = &self.shared.members;
         let outcome = Outcome::of_status(status.as_u16(), retry_after.is_some());
-        let time = members.at(now);
-        self.learn(lease, outcome, time);
-        members.answered(lease.member(), time);
+        self.learn(lease, outcome, now.nanos);
+        members.answered(lease.member(), now.nanos);
         if outcome == Outcome::Throttled {
-            members.balancer().throttled(lease.member(), retry_after, time);
+            members.balancer().throttled(lease.member(), retry_after, now.nanos);
         }
         if outcome != Outcome::Success {
             members.tell();
         }
         let line = Line { outcome, stage: Stage::Answered, status: Some(status), failure: None };
         self.write_down(lease.peer(), course, now, line);
-        let no_retry = response.headers().contains_key(NO_RETRY_HEADER);
+        let no_retry = response.headers().contains_key(&NO_RETRY);
         Event::Answered { status: status.as_u16(), retry_after, no_retry }
     }
 
@@ -63,18 +57,17 @@ impl Call<'_> {
         lease: &mut Lease,
         error: &ExchangeError,
         course: &Course,
-        now: Instant,
+        now: Moment,
     ) {
         let members = &self.shared.members;
-        let time = members.at(now);
         let outcome = error.outcome().unwrap_or(Outcome::Cancelled);
-        self.learn(lease, outcome, time);
+        self.learn(lease, outcome, now.nanos);
         match error.kind {
             FailureKind::Connect | FailureKind::ConnectTimeout | FailureKind::Tls | FailureKind::Timeout => {
-                members.unreachable(lease.member(), time);
+                members.unreachable(lease.member(), now.nanos);
             }
             FailureKind::Identity => {
-                members.balancer().not_identified(lease.member(), time);
+                members.balancer().not_identified(lease.member(), now.nanos);
                 error!(peerage.node_id = %escape(lease.peer().node_id()), "peer did not prove who it is");
             }
             _ => {}
@@ -85,22 +78,21 @@ impl Call<'_> {
     }
 
     /// The call's time was over during the attempt.
-    pub(super) fn note_late(&mut self, lease: &mut Lease, course: &Course, now: Instant, phase: Phase) {
+    pub(super) fn note_late(&mut self, lease: &mut Lease, course: &Course, now: Moment, phase: Phase) {
         let members = &self.shared.members;
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let elapsed = now.saturating_duration_since(course.began);
+        let elapsed = now.since(course.began);
         let per_try = self.settings().retry.per_try_limit().map(nanos);
-        let time = members.at(now);
-        let estimate = lease.member().state().estimate(time);
+        let estimate = lease.member().state().estimate(now.nanos);
         let is_blamed = deadline::is_blamed(nanos(elapsed), per_try, estimate, self.limit.map(nanos));
         let (stage, failure, blame) = match phase {
             Phase::Connect => (Stage::NotSent, "took too long to connect to", Outcome::Dial),
             _ => (Stage::Ambiguous, "did not answer in time", Outcome::Hard),
         };
         let outcome = if is_blamed { blame } else { Outcome::Cancelled };
-        self.learn(lease, outcome, time);
+        self.learn(lease, outcome, now.nanos);
         if is_blamed {
-            members.unreachable(lease.member(), time);
+            members.unreachable(lease.member(), now.nanos);
         }
         members.tell();
         let line = Line { outcome, stage, status: None, failure: Some(failure) };
@@ -117,7 +109,7 @@ impl Call<'_> {
         }
     }
 
-    pub(super) fn write_down(&mut self, peer: &Peer, course: &Course, now: Instant, line: Line) {
+    pub(super) fn write_down(&mut self, peer: &Peer, course: &Course, now: Moment, line: Line) {
         let Line { outcome, stage, status, failure } = line;
         self.attempts.push(Attempt {
             peer: PeerInfo::new(peer.clone()),
@@ -125,8 +117,8 @@ impl Call<'_> {
             stage,
             status,
             failure,
-            connected: course.sent.map(|sent| sent.saturating_duration_since(course.began)),
-            elapsed: now.saturating_duration_since(course.began),
+            connected: course.sent.map(|sent| sent.since(course.began)),
+            elapsed: now.since(course.began),
             pick: course.pick.clone(),
             is_hedge: course.is_hedge,
         });

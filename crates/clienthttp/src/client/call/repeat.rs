@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{Response, request::Parts};
+use http::{HeaderName, Response, request::Parts};
 use peerage_balance::{
     Action, Event, LeaveOut, PickErrorKind, RetryState, Situation, Stage, StopReason, repeat,
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{sleep, timeout_at};
 use tracing::debug;
 
 use super::{
@@ -16,13 +16,16 @@ use super::{
 };
 use crate::{
     Body, ClientError, PickContext, PickExplanation,
-    client::members::{Lease, NotPicked},
+    client::{
+        members::{Lease, NotPicked},
+        moment::Moment,
+    },
     dial::{ExchangeError, FailureKind},
     error::Phase,
     replay::Replay,
 };
 
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A peer, and why it, if the call asks for that.
 pub(super) struct Picked {
@@ -44,17 +47,17 @@ impl Call<'_> {
         body: &mut Replay,
     ) -> Result<Response<Body>, ClientError> {
         let settings = self.settings();
-        let by_key = settings.retry.honours_idempotency_key() && head.headers.contains_key(IDEMPOTENCY_KEY);
+        let by_key = settings.retry.honours_idempotency_key() && head.headers.contains_key(&IDEMPOTENCY_KEY);
         let idempotent = self.options.idempotent || by_key || repeat::is_idempotent(head.method.as_str());
-        let mut retry = RetryState::new(&settings.retry, idempotent, self.served_attempt(head));
+        let served = self.served_attempt(head);
+        let mut retry = RetryState::new(&settings.retry, idempotent, served);
         if let Some(budget) = &self.shared.members.budget {
-            retry = retry.with_budget(Arc::clone(budget), self.shared.members.at(self.began));
+            retry = retry.with_budget(Arc::clone(budget), self.began.nanos);
         }
         // A stream cannot go to two peers at once, and who serves a repeat does not repeat (B-5.1).
-        let may_hedge =
-            idempotent && body.is_in_memory() && self.served_attempt(head).is_none_or(|number| number < 2);
+        let may_hedge = idempotent && body.is_in_memory() && served.is_none_or(|number| number < 2);
         let hedging = self.shared.hedging(self.options.hedge).filter(|_| may_hedge).cloned();
-        let delay = hedging.as_ref().and_then(|hedging| hedging.begin(self.shared.members.at(self.began)));
+        let delay = hedging.as_ref().and_then(|hedging| hedging.begin(self.began.nanos));
         let delay = delay.map(Duration::from_nanos);
         let mut tried = LeaveOut::default();
         // What the caller gets if nothing better comes: the last answer, or else the last failure.
@@ -92,7 +95,7 @@ impl Call<'_> {
                     }
                 }
             };
-            now = Instant::now();
+            now = self.shared.members.moment();
             let (event, answer) = match ended {
                 Ended::Answer(response) => {
                     let event = self.note_answer(&mut lease, &response, &course, now);
@@ -154,11 +157,11 @@ impl Call<'_> {
             }
             let members = &self.shared.members;
             let situation = Situation {
-                now: members.at(now),
-                deadline: self.deadline.map(|deadline| members.at(deadline)),
-                other_peer: members.balancer().has_other(&tried, members.at(now)),
+                now: now.nanos,
+                deadline: self.deadline.map(|deadline| deadline.nanos),
+                other_peer: members.balancer().has_other(&tried, now.nanos),
                 replayable: body.is_whole(),
-                estimate: members.balancer().best_estimate(&tried, members.at(now)),
+                estimate: members.balancer().best_estimate(&tried, now.nanos),
                 was_probe,
             };
             match retry.ended(event, &situation, members.balancer().random().next_u64()) {
@@ -172,7 +175,7 @@ impl Call<'_> {
                     self.shared.members.meters.resent(event);
                     if pause > 0 {
                         sleep(Duration::from_nanos(pause)).await;
-                        now = Instant::now();
+                        now = self.shared.members.moment();
                     }
                 }
                 stop => {
@@ -201,7 +204,7 @@ impl Call<'_> {
         head: &Parts,
         tried: &LeaveOut,
         (attempt, repeatable): (u32, bool),
-        now: &mut Instant,
+        now: &mut Moment,
     ) -> Result<Picked, ClientError> {
         let members = &self.shared.members;
         let cx = PickContext {
@@ -211,7 +214,7 @@ impl Call<'_> {
             attempt,
             random: members.balancer().random(),
         };
-        let unpicked = match self.pick_now(tried, &cx, repeatable, *now) {
+        let unpicked = match self.pick_now(tried, &cx, repeatable, now.nanos) {
             Ok(picked) => return Ok(picked),
             Err(unpicked) => unpicked,
         };
@@ -222,20 +225,20 @@ impl Call<'_> {
             return Err(self.nobody(unpicked, Duration::ZERO));
         }
         let began = *now;
-        let until = began + self.settings().retry.ready_wait_limit();
-        let until = self.deadline.map_or(until, |deadline| deadline.min(until));
+        let until = began.at + self.settings().retry.ready_wait_limit();
+        let until = self.deadline.map_or(until, |deadline| deadline.at.min(until));
         loop {
             let mut changed = std::pin::pin!(members.changed());
             changed.as_mut().enable();
-            *now = Instant::now();
-            match self.pick_now(tried, &cx, repeatable, *now) {
+            *now = members.moment();
+            match self.pick_now(tried, &cx, repeatable, now.nanos) {
                 Ok(picked) => return Ok(picked),
                 Err(unpicked) if may_appear(&unpicked) => {
                     if timeout_at(until, changed).await.is_err() {
-                        return Err(self.nobody(unpicked, began.elapsed()));
+                        return Err(self.nobody(unpicked, began.at.elapsed()));
                     }
                 }
-                Err(unpicked) => return Err(self.nobody(unpicked, began.elapsed())),
+                Err(unpicked) => return Err(self.nobody(unpicked, began.at.elapsed())),
             }
         }
     }
@@ -245,7 +248,7 @@ impl Call<'_> {
         tried: &LeaveOut,
         cx: &PickContext<'_>,
         repeatable: bool,
-        now: Instant,
+        now: u64,
     ) -> Result<Picked, Unpicked> {
         let (members, choice) = (&self.shared.members, &self.settings().choice);
         if self.options.explain {
@@ -258,8 +261,10 @@ impl Call<'_> {
                 Err(error) => Err(Unpicked { error, why: Some(Box::new(why)) }),
             };
         }
+        let timer = members.meters.time_pick(now);
         match members.pick(choice, tried, cx, repeatable, now) {
             Ok(lease) => {
+                members.meters.timed_pick(timer);
                 members.meters.picked(lease.member().zone());
                 Ok(Picked { lease, why: None })
             }

@@ -25,6 +25,10 @@ impl Meters {
         PeerMeters
     }
 
+    pub(crate) fn time_pick(&self, _: u64) {}
+
+    pub(crate) fn timed_pick(&self, (): ()) {}
+
     pub(crate) fn picked(&self, _: Option<&str>) {}
 
     pub(crate) fn resent(&self, _: Event) {}

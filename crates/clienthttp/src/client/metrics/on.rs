@@ -9,6 +9,7 @@ use std::{
 use metrics::{Counter, Gauge, Histogram, Label, SharedString, Unit};
 use peerage_balance::{Event, Notice, Outcome, Policy, Rule, StopReason, What};
 use peerage_discovery::ServiceType;
+use tokio::time::Instant;
 
 use super::{Hedge, Levels};
 use crate::{Condition, PeerView, error::Phase};
@@ -33,7 +34,11 @@ const ESTIMATE: &str = "peerage.client.estimate";
 const SUCCESS_RATIO: &str = "peerage.client.success_ratio";
 const BUDGET_BALANCE: &str = "peerage.client.budget_balance";
 const RESPONSE: &str = "peerage.client.response.duration";
+const PICK: &str = "peerage.client.pick.duration";
 const ATTEMPTS: &str = "peerage.client.attempts_per_call";
+
+/// One pick in two to the power of so much is timed: two readings of the clock cost as much as a pick.
+const PICKS_TIMED_LOG: u32 = 6;
 
 const SERVICE: &str = "peerage.service_type";
 const NODE: &str = "peerage.node_id";
@@ -51,6 +56,7 @@ pub(crate) struct Meters {
     hedges: [OnceLock<Counter>; 3],
     lates: [OnceLock<Counter>; 3],
     response: OnceLock<Histogram>,
+    pick: OnceLock<Histogram>,
     attempts: OnceLock<Histogram>,
 }
 
@@ -86,12 +92,26 @@ impl Meters {
             hedges: Default::default(),
             lates: Default::default(),
             response: OnceLock::new(),
+            pick: OnceLock::new(),
             attempts: OnceLock::new(),
         }
     }
 
     pub(crate) fn of_peer(&self, node_id: &str) -> PeerMeters {
         PeerMeters { node_id: node_id.to_owned().into(), outcomes: Default::default() }
+    }
+
+    /// Begins to time one pick in 64, by what the clock said: that is chance enough and writes nothing down.
+    pub(crate) fn time_pick(&self, now: u64) -> Option<Instant> {
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+        (now.wrapping_mul(GOLDEN) >> (u64::BITS - PICKS_TIMED_LOG)).eq(&0).then(Instant::now)
+    }
+
+    pub(crate) fn timed_pick(&self, began: Option<Instant>) {
+        if let Some(began) = began {
+            let histogram = self.pick.get_or_init(|| metrics::histogram!(PICK, self.labels(&[])));
+            histogram.record(began.elapsed().as_secs_f64());
+        }
     }
 
     pub(crate) fn picked(&self, zone: Option<&str>) {
@@ -298,6 +318,7 @@ fn describe() {
     metrics::describe_gauge!(SUCCESS_RATIO, "the part of the calls of a peer that succeed lately");
     metrics::describe_gauge!(BUDGET_BALANCE, "calls that could be sent again now");
     metrics::describe_histogram!(RESPONSE, Unit::Seconds, "from a request to the head of its answer");
+    metrics::describe_histogram!(PICK, Unit::Seconds, "to pick a peer; one pick in 64 is timed");
     metrics::describe_histogram!(ATTEMPTS, "attempts of a call");
 }
 
