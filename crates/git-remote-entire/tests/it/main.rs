@@ -12,4 +12,5 @@ mod secrets;
 mod signals;
 mod smart_http;
 mod stateless;
+mod stdio;
 mod threats;
