@@ -110,6 +110,8 @@ async fn lengths(method: Method) -> (u64, u64) {
     let behind = echo("billing-1").await;
     let proxy = FaultProxy::start(behind.addr()).await;
     assert_eq!(cell(method, proxy.addr(), &behind).await.end, End::Answer);
+    // The answer may be here before the proxy has noted that it passed.
+    proxy.wait_ended(0, CELL).await;
     (proxy.passed(0, Direction::Up), proxy.passed(0, Direction::Down))
 }
 

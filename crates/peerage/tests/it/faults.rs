@@ -570,5 +570,7 @@ async fn lengths(flow: Flow, method: &Method) -> (u64, u64) {
         _ => exchange(&client_of(proxy.addr(), one.patience()), flow, method).await,
     };
     assert_eq!(end, Answer, "{one}");
+    // The answer may be here before the proxy has noted that it passed.
+    proxy.wait_ended(0, CELL).await;
     (proxy.passed(0, Up), proxy.passed(0, Down))
 }

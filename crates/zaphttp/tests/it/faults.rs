@@ -130,6 +130,9 @@ async fn lengths(flow: Flow, method: &Method) -> (u64, u64) {
     let proxy = FaultProxy::start(server.local_addr().unwrap()).await;
     let client = client_of_addr(&proxy);
     assert_eq!(exchange(&client, flow, method, BODY).await, End::Answer);
+    drop(client);
+    // The answer may be here before the proxy has noted that it passed.
+    proxy.wait_ended(0, CELL).await;
     (proxy.passed(0, Direction::Up), proxy.passed(0, Direction::Down))
 }
 
