@@ -4,13 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full};
 use peerage_clienthttp::{Body, Client};
 use peerage_discovery::{StaticDiscovery, StaticPeer};
 use peerage_zaphttp::{Body as ZapBody, Client as Bare, Listener, Server, ServerHandle, Target};
 
 use crate::BoxError;
+
+/// As long as what the whole client says.
+const WHO: &str = "peerage/0.1.0 (0123456789abcdef0123456789abcdef)";
 
 /// Three servers in this process, and both ways to call them.
 #[derive(Clone)]
@@ -45,11 +49,18 @@ impl Calls {
         })
     }
 
-    /// One exchange by hand.
-    pub(crate) async fn by_hand(&self) -> Result<(), BoxError> {
+    /// One exchange by hand; if it `tells`, with the headers that the whole client adds: who calls, and how
+    /// much time is left.
+    pub(crate) async fn by_hand(&self, tells: bool) -> Result<(), BoxError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.bare.len();
         let client = self.bare.get(turn).ok_or("three clients")?;
-        done(client.send(request::<ZapBody>()?).await?.into_body().collect().await?.to_bytes())
+        let mut request = request::<ZapBody>()?;
+        if tells {
+            let headers = request.headers_mut();
+            headers.insert(USER_AGENT, HeaderValue::from_static(WHO));
+            headers.insert("peerage-timeout-ms", HeaderValue::from_static("30000"));
+        }
+        done(client.send(request).await?.into_body().collect().await?.to_bytes())
     }
 
     /// One exchange by the whole client.

@@ -44,7 +44,7 @@ fn clienthttp() -> Result<(), BoxError> {
         let mut thousand = || {
             outcome = runtime.block_on(async {
                 for _ in 0..1_000 {
-                    if whole { calls.whole().await? } else { calls.by_hand().await? }
+                    if whole { calls.whole().await? } else { calls.by_hand(false).await? }
                 }
                 Ok(())
             });

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use peerage_balance::deadline::{
     ATTEMPT_HEADER, ENVOY_TIMEOUT_HEADER, GRPC_TIMEOUT_HEADER, GrpcTimeout, TIMEOUT_HEADER, read_millis,
 };
@@ -52,23 +52,24 @@ impl Serving {
     /// What the headers of a request say, as of now. Unreadable values count as absent.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
-        let bytes = |name| headers.get(name).map(HeaderValue::as_bytes);
+        let said = Said::by(headers);
         // Whichever of them is the shortest (B-8).
         let limits = [
-            bytes(TIMEOUT_HEADER).and_then(read_millis),
-            bytes(ENVOY_TIMEOUT_HEADER).and_then(read_millis),
-            bytes(GRPC_TIMEOUT_HEADER).and_then(GrpcTimeout::read),
+            said.timeout.and_then(read_millis),
+            said.envoy_timeout.and_then(read_millis),
+            said.grpc_timeout.and_then(GrpcTimeout::read),
         ];
         let left = limits.into_iter().flatten().min();
-        let attempt = bytes(ATTEMPT_HEADER)
+        let attempt = said
+            .attempt
             .and_then(|number| std::str::from_utf8(number).ok()?.parse().ok())
             .filter(|number| *number > 0);
-        let kind = bytes(http::header::CONTENT_TYPE.as_str()).unwrap_or_default();
+        let kind = said.content_type.unwrap_or_default();
         let inner = Inner {
             attempt: attempt.unwrap_or(1),
             deadline: left.and_then(|left| Instant::now().checked_add(left)),
             is_grpc: kind.starts_with(b"application/grpc"),
-            trace: Trace::of(headers),
+            trace: said.traceparent.and_then(|_| Trace::of(headers)),
             is_spent: AtomicBool::new(false),
             no_retry: AtomicBool::new(false),
         };
@@ -118,6 +119,37 @@ impl Serving {
     /// Passes the trace on with a request that has none of its own. Returns whether it did.
     pub(crate) fn trace_onwards(&self, headers: &mut HeaderMap) -> bool {
         self.inner.trace.as_ref().is_some_and(|trace| trace.put(headers))
+    }
+}
+
+/// The headers that matter here, the first of each name.
+#[derive(Default)]
+struct Said<'h> {
+    timeout: Option<&'h [u8]>,
+    envoy_timeout: Option<&'h [u8]>,
+    grpc_timeout: Option<&'h [u8]>,
+    attempt: Option<&'h [u8]>,
+    content_type: Option<&'h [u8]>,
+    traceparent: Option<&'h [u8]>,
+}
+
+impl<'h> Said<'h> {
+    /// One walk over the headers: to hash six names costs more than to compare those that are there.
+    fn by(headers: &'h HeaderMap) -> Self {
+        let mut said = Self::default();
+        for (name, value) in headers {
+            let place = match name.as_str() {
+                TIMEOUT_HEADER => &mut said.timeout,
+                ENVOY_TIMEOUT_HEADER => &mut said.envoy_timeout,
+                GRPC_TIMEOUT_HEADER => &mut said.grpc_timeout,
+                ATTEMPT_HEADER => &mut said.attempt,
+                "content-type" => &mut said.content_type,
+                "traceparent" => &mut said.traceparent,
+                _ => continue,
+            };
+            place.get_or_insert(value.as_bytes());
+        }
+        said
     }
 }
 
