@@ -23,6 +23,12 @@ use crate::{Body, BoxError};
 /// Dials peers that are ordinary web servers: HTTP/1.1, or HTTP/2 without asking, in plaintext.
 ///
 /// The version is chosen here and never by what a peer says about itself (S-120).
+///
+/// # Deviation
+///
+/// A connection of HTTP/2 that says GOAWAY gets no new calls, those that run on it go on, and the peer gets a new
+/// connection. Two such on fresh connections within a second do not make it count as throttled (B-9.3): the client
+/// below does not tell who said GOAWAY when, only which calls failed for it. Those that fail count as any failure.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct HttpDialer {
