@@ -121,14 +121,12 @@ fn clean(entry: &str) -> Result<String, SourceError> {
     if parts.is_empty() { Err(SourceError::NoEntry) } else { Ok(parts.join("/")) }
 }
 
+/// Is given a file and its key, or a link without one.
+type Take<'t> = dyn FnMut(&Path, Option<String>) -> Result<(), SourceError> + 't;
+
 /// Calls `take` with each `.proto` file below `directory` and its key, and with each link of another name, in
 /// lexical order.
-fn walk(
-    directory: &Path,
-    prefix: String,
-    level: usize,
-    take: &mut dyn FnMut(&Path, Option<String>) -> Result<(), SourceError>,
-) -> Result<(), SourceError> {
+fn walk(directory: &Path, prefix: String, level: usize, take: &mut Take<'_>) -> Result<(), SourceError> {
     if level > MAX_LEVELS {
         return Err(SourceError::TooMuch { path: directory.to_owned() });
     }
