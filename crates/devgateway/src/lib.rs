@@ -29,7 +29,8 @@
 //! # Where it differs from a gateway
 //! - `hash_hex` of protobuf slots is over names and bytes of the sources, not over compiled descriptors: it
 //!   changes with the same edits, and with those between files that change no descriptor, but has another value.
-//! - Protobuf of edition 2023 is read as proto3; options that only editions have are refused.
+//! - Protobuf of edition 2023 is compiled as proto2, with the labels written out that it leaves out; of its
+//!   features only `enum_type` is looked at.
 //! - GraphQL endpoints are introspected over plain HTTP only.
 //! - The version `v+3`, which a gateway takes for `v3`, is refused.
 

@@ -1,5 +1,6 @@
 //! What a binding describes its service with: checked, and reduced to a hash.
 
+mod edition;
 pub(crate) mod graphql;
 pub(crate) mod openapi;
 pub(crate) mod proto;

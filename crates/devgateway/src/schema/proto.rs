@@ -7,6 +7,7 @@ use std::sync::Arc;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 use protox::prost_reflect::prost_types::FileDescriptorProto;
 
+use super::edition::in_proto2;
 use super::scan::{Scan, position, scan};
 use super::{Kind, Schema, sha256};
 use crate::refusal::cut;
@@ -60,18 +61,8 @@ pub(crate) fn compile(
 struct Source {
     text: String,
     scan: Scan,
-}
-
-impl Source {
-    /// What the compiler reads. It knows no editions; one of 2023 reads like proto3 here, since fields have no
-    /// labels in both.
-    fn for_compiler(&self) -> String {
-        let mut text = self.text.clone();
-        if let Some((from, to)) = self.scan.edition {
-            text.replace_range(from..to, "syntax = \"proto3\"");
-        }
-        text
-    }
+    /// What the compiler reads instead: it knows no editions.
+    translated: Option<String>,
 }
 
 /// The entry and what it imports, directly or not, among `files`.
@@ -97,7 +88,9 @@ fn reach(entry: &str, files: &BTreeMap<&str, &[u8]>) -> Result<BTreeMap<String, 
         let scan = scan(text).ok_or_else(|| format!("{name}: nested too deeply"))?;
         let unseen = scan.imports.iter().filter(|import| seen.insert(import.name.clone()));
         next.extend(unseen.map(|import| import.name.clone()));
-        reached.insert(name, Source { text: text.to_owned(), scan });
+        let translated = scan.edition.map(|edition| in_proto2(text, edition)).transpose();
+        let translated = translated.map_err(|fault| format!("{name}:{fault}"))?;
+        reached.insert(name, Source { text: text.to_owned(), scan, translated });
     }
     Ok(reached)
 }
@@ -161,7 +154,7 @@ impl FileResolver for Sources {
 
     fn open_file(&self, name: &str) -> Result<File, protox::Error> {
         match self.0.get(name) {
-            Some(source) => File::from_source(name, &source.for_compiler()),
+            Some(source) => File::from_source(name, source.translated.as_ref().unwrap_or(&source.text)),
             None => Err(protox::Error::file_not_found(name)),
         }
     }
@@ -266,7 +259,12 @@ mod tests {
     #[test]
     fn every_syntax_that_a_gateway_compiles_compiles() {
         let proto2 = "syntax = \"proto2\"; message M { optional group G = 1 { required int32 a = 2; } }";
-        let edition = "// e\nedition = \"2023\"; package p; message M { string a = 1; }";
+        let edition = "// e\nedition = \"2023\"; package p; option features.field_presence = IMPLICIT; \
+                       service S { rpc X(M) returns (M) { option deprecated = true; } } \
+                       enum E { option features.enum_type = CLOSED; A = 1; } \
+                       message M { reserved old; string a = 1 [default = \"x\"]; repeated N n = 2; E e = 3; \
+                       oneof o { N b = 4 [features.message_encoding = DELIMITED]; } map<string, M> m = 5; \
+                       extensions 100 to max; } message N {} extend M { string x = 100; }";
         let streams = "syntax = \"proto3\"; service S { rpc X(stream M) returns (stream M); } service E {} message M {}";
         for source in [
             P,
@@ -278,6 +276,18 @@ mod tests {
             "syntax = \"proto3\"; message M { map<string, M> m = 1; }",
         ] {
             assert!(compiled(source, &[]).is_ok(), "{source}: {:?}", compiled(source, &[]));
+        }
+        // Each beside the other, and what an edition has not.
+        let old = "syntax = \"proto3\"; import \"e.proto\"; message M { p.E e = 1; }";
+        let open = "edition = \"2023\"; package p; enum E { A = 0; }";
+        assert!(compiled(old, &[("e.proto", open)]).is_ok());
+        let later = "edition = \"2024\"; message M {}";
+        let labelled = "edition = \"2023\"; message M { optional string a = 1; }";
+        for (source, place) in
+            [(later, "compile x.proto: x.proto:1:"), (labelled, "compile x.proto: x.proto:1:31: ")]
+        {
+            let refused = compiled(source, &[]).expect_err(source);
+            assert!(refused.starts_with(place), "{refused}");
         }
     }
 

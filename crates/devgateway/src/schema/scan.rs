@@ -23,7 +23,7 @@ pub(super) struct Import {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Token<'s> {
+pub(super) enum Token<'s> {
     Word(&'s str),
     Text(&'s str),
     Mark(char),
@@ -93,7 +93,7 @@ pub(super) fn position(source: &str, at: usize) -> (usize, usize) {
 }
 
 /// The next token, where it begins, and what follows it.
-fn next<'s>(source: &'s str, mut rest: &'s str) -> Option<(usize, Token<'s>, &'s str)> {
+pub(super) fn next<'s>(source: &'s str, mut rest: &'s str) -> Option<(usize, Token<'s>, &'s str)> {
     loop {
         rest = rest.trim_start();
         if let Some(comment) = rest.strip_prefix("//") {
