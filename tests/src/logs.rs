@@ -1,7 +1,7 @@
 //! Everything a test logs, at TRACE.
 
 use std::io;
-use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError, Weak};
 
 use tracing::subscriber::DefaultGuard;
 use tracing::{Dispatch, Level};
@@ -22,6 +22,11 @@ pub struct LogCapture {
 impl LogCapture {
     /// From now on.
     pub fn start() -> Self {
+        // While there is one subscriber alone, tracing asks the thread that first comes by an event whether anybody
+        // wants it, and believes the answer for all threads: a test beside this one, which captures nothing, would
+        // switch the event off. With a second one it asks them all.
+        static SECOND: OnceLock<Dispatch> = OnceLock::new();
+        SECOND.get_or_init(|| Dispatch::new(tracing_subscriber::registry()));
         let lines = Lines::default();
         lines.take_log();
         let subscriber = tracing_subscriber::fmt()
@@ -129,5 +134,14 @@ mod tests {
         let capture = LogCapture::start();
         std::thread::spawn(|| log::debug!(target: "daemon", "a packet of {} bytes", 512)).join().unwrap();
         assert!(capture.text().contains("DEBUG log daemon: a packet of 512 bytes"), "{}", capture.text());
+    }
+
+    #[test]
+    fn an_event_that_another_thread_came_by_first_is_taken() {
+        let event = || tracing::info!("seen first elsewhere");
+        let logs = LogCapture::start();
+        std::thread::scope(|scope| scope.spawn(event).join().unwrap());
+        event();
+        assert_eq!(logs.count("seen first elsewhere"), 1, "what this thread says");
     }
 }
