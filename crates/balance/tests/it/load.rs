@@ -211,7 +211,7 @@ fn one_in_a_hundred(_: usize, random: &Generator) -> u64 {
 
 #[test]
 fn b_6_hedging_cuts_the_tail_for_few_calls_more() {
-    for seed in seeds(1) {
+    for seed in seeds() {
         let without = hedged(seed, 20_000, 10, one_in_a_hundred, false);
         let with = hedged(seed, 20_000, 10, one_in_a_hundred, true);
         println!(
@@ -227,7 +227,7 @@ fn b_6_hedging_cuts_the_tail_for_few_calls_more() {
 
 #[test]
 fn b_6_when_all_calls_become_slow_hedges_stay_few() {
-    for seed in seeds(1) {
+    for seed in seeds() {
         let slow = |call: usize, random: &Generator| {
             crate::model::usual(if call < 5_000 { 10.0 } else { 100.0 } * MS as f64, random)
         };
@@ -241,7 +241,7 @@ fn b_6_when_all_calls_become_slow_hedges_stay_few() {
 #[test]
 fn b_7_2_an_adaptive_limit_keeps_goodput_and_time() {
     const SERVICE: f64 = 10.0 * MS as f64;
-    for seed in seeds(1) {
+    for seed in seeds() {
         for (load, rate) in [(3.0, 6_000.0), (0.5, 1_000.0)] {
             let settings =
                 Settings { adaptive_limit: true, health: None, warmup: None, ..Settings::default() };

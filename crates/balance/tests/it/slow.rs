@@ -11,7 +11,7 @@ const MEAN: f64 = 10.0 * MS as f64;
 /// Relative share of the last of 10 peers in six slots of 2 s after it joined, mean over the seeds.
 fn warming(policy: Policy) -> [f64; 6] {
     let mut sums = [0.0; 6];
-    let seeds = seeds(8);
+    let seeds = seeds();
     let count = seeds.end as f64;
     for seed in seeds {
         let mut model = Model::new(9, seed, Settings { policy, ..Settings::default() });
@@ -48,7 +48,7 @@ fn b_2_9_a_new_peer_gets_its_share_little_by_little() {
 
 #[test]
 fn b_2_9_a_restart_of_all_peers_changes_no_share() {
-    for seed in seeds(4) {
+    for seed in seeds() {
         let mut model = Model::new(5, seed, Settings::default());
         model.calls(2_000, 200.0, 5, |_, _, random| ok(usual(MEAN, random)));
         let renewed = (5..10).map(peer);
@@ -121,7 +121,7 @@ fn zones(seed: u64, zone: Option<Zone>, rate: f64, calls: usize) -> (f64, f64) {
 #[test]
 fn b_2_8_a_zone_that_is_full_spills_over() {
     let mean = |zone: Option<Zone>, rate| {
-        let seeds = seeds(2);
+        let seeds = seeds();
         let count = seeds.end as f64;
         let runs = seeds.map(|seed| zones(seed, zone.clone(), rate, 20_000));
         runs.fold((0.0, 0.0), |sum, run| (sum.0 + run.0 / count, sum.1 + run.1 / count))

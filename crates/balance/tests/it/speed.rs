@@ -20,8 +20,8 @@ fn share(counts: &[u64], peer: usize) -> f64 {
 
 #[test]
 fn b_2_4_balls_into_bins() {
-    for (n, m, most, few) in [(10, 1_000, 3, 20), (100, 10_000, 4, 3), (1_000, 100_000, 4, 1)] {
-        for seed in seeds(few) {
+    for (n, m, most) in [(10, 1_000, 3), (100, 10_000, 4), (1_000, 100_000, 4)] {
+        for seed in seeds() {
             let model = Model::new(n, seed, settings(Policy::LeastLoaded));
             let held: Vec<_> =
                 (0..m).map(|_| model.balancer.pick(&PickInput::new(model.now)).unwrap()).collect();
@@ -38,7 +38,7 @@ fn b_2_4_balls_into_bins() {
 fn b_2_4_queues_are_shorter_than_by_turn_or_at_random() {
     let mean_time = |policy| {
         let (mut sum, mut count) = (0.0, 0.0);
-        for seed in seeds(2) {
+        for seed in seeds() {
             let mut model = Model::new(10, seed, settings(policy));
             let mut queues: Vec<_> = (0..10).map(|_| Queue::new(1)).collect();
             model.calls(30_000, 900.0, 10, |peer, now, random| {
@@ -60,7 +60,7 @@ fn b_2_4_queues_are_shorter_than_by_turn_or_at_random() {
 fn b_2_5_a_peer_that_becomes_slow_loses_its_share_and_gets_it_back() {
     for (n, rate, limits) in [(10, 1_000.0, [0.06, 0.012, 0.004]), (3, 100.0, [0.08, 0.012, 0.006])] {
         let mut worst = [0.0_f64; 4];
-        for seed in seeds(2) {
+        for seed in seeds() {
             let mut model = Model::new(n, seed, ewma());
             model.calls(5_000, rate, n, |_, _, random| ok(usual(MEAN, random)));
             let slow = |peer: usize, _: u64, random: &_| {
@@ -117,7 +117,7 @@ fn stalls(seed: u64, settings: Settings, outage: u64) -> (u64, u64) {
 /// By the formulas of B-2.5 alone it takes 55 s until 250 ms look like 1 ms.
 #[test]
 fn b_2_5_a_peer_that_stalled_has_its_share_back_in_ten_seconds() {
-    for seed in seeds(4) {
+    for seed in seeds() {
         let (meanwhile, back) = stalls(seed, ewma(), 6 * SECOND);
         println!("stalled for 6 s: {meanwhile} calls on it, back after {} ms", back / MS);
         // The first ones all at once, those after them one in 5 s.
@@ -128,7 +128,7 @@ fn b_2_5_a_peer_that_stalled_has_its_share_back_in_ten_seconds() {
 
 #[test]
 fn b_3_3_a_peer_is_back_from_an_ejection_without_its_past() {
-    for seed in seeds(4) {
+    for seed in seeds() {
         // A retry or two a second find it: it is out after five.
         let settings = Settings { policy: Policy::PeakEwma, ..Settings::default() };
         let mut model = Model::new(3, seed, settings);
@@ -160,7 +160,7 @@ fn b_3_3_a_peer_is_back_from_an_ejection_without_its_past() {
 fn b_2_5_a_peer_that_fails_fast_draws_no_calls() {
     for (n, rate, limit) in [(10, 1_000.0, 0.01), (3, 100.0, 0.05)] {
         let mut worst = 0.0_f64;
-        for seed in seeds(2) {
+        for seed in seeds() {
             let mut model = Model::new(n, seed, ewma());
             model.calls(2_000, rate, n, |_, _, random| ok(usual(MEAN, random)));
             let counts =
@@ -183,7 +183,7 @@ fn b_2_5_a_peer_that_fails_fast_draws_no_calls() {
 fn b_2_5_a_peer_that_never_answers_keeps_few_calls() {
     for (n, rate, most) in [(10, 1_000.0, 5), (3, 100.0, 4)] {
         let mut worst = 0;
-        for seed in seeds(2) {
+        for seed in seeds() {
             let mut model = Model::new(n, seed, ewma());
             model.calls(2_000, rate, n, |_, _, random| ok(usual(MEAN, random)));
             model.calls((rate * 55.0) as usize, rate, n, |peer, _, random| {
@@ -198,7 +198,7 @@ fn b_2_5_a_peer_that_never_answers_keeps_few_calls() {
 
 #[test]
 fn b_2_5_peers_that_fail_alike_share_alike() {
-    for seed in seeds(2) {
+    for seed in seeds() {
         let mut model = Model::new(10, seed, ewma());
         let fail = |_: usize, _: u64, _: &_| fails(MS / 5);
         model.calls(1_000, 1_000.0, 10, fail);
@@ -215,7 +215,7 @@ fn b_2_5_equal_peers_share_equally() {
     for (outliers, least, most) in [(false, 0.7, 1.3), (true, 0.55, 1.7)] {
         let (mut low, mut high) = (f64::MAX, 0.0_f64);
         for n in [3, 10, 50] {
-            for seed in seeds(if n == 50 { 1 } else { 2 }) {
+            for seed in seeds() {
                 let mut model = Model::new(n, seed, ewma());
                 for _ in 0..3 {
                     let counts = model.calls(1_000 * n, 100.0 * n as f64, n, |_, _, random| {
