@@ -187,7 +187,8 @@ impl<P: Clone, C> Balancer<P, C> {
         Self {
             set: ArcSwap::from_pointee(Set::new(Box::default(), &plan, None, 0)),
             plan,
-            turns: [first, !first, first].map(RoundRobin::starting_at),
+            // Small numbers: with those a division costs a third.
+            turns: [first, !first, first].map(|first| RoundRobin::starting_at(first >> 33)),
             random,
             sticky_bound: sticky_bound.0,
             probe_due: Arc::new(AtomicU64::new(u64::MAX)),
@@ -239,7 +240,7 @@ impl<P: Clone, C> Balancer<P, C> {
             if !state.set_flag(Flags::SUSPECT, suspect) && suspect {
                 self.board.post(now, Some(&peer.key), What::Suspect);
             }
-            let member = Arc::new(Member::new(peer, state, self.total.clone()));
+            let member = Arc::new(Member::new(peer, state, self.total.clone(), Arc::clone(&self.probe_due)));
             if let Some(Known { member: before, left_at: None }) = before
                 && has_moved
             {

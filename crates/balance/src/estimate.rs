@@ -45,6 +45,7 @@ pub const fn between(then: u32, now: u32) -> u64 {
 
 /// `e^(−elapsed/tau)`.
 #[must_use]
+#[inline]
 pub fn decay(elapsed: u64, tau: u64) -> f64 {
     // Usual under load: nothing to forget yet.
     if elapsed == 0 { 1.0 } else { (-(elapsed as f64) / tau as f64).exp() }
@@ -89,6 +90,7 @@ pub fn cost(estimate: f64, stall: u64, pending: u32, weight: f64, success: f64) 
 }
 
 /// `value` within the limits of a time; `otherwise` for what is not a number.
+#[inline]
 fn sane(value: f64, otherwise: f64) -> f64 {
     if value.is_nan() { otherwise } else { value.clamp(LEAST, MOST) }
 }
@@ -111,6 +113,7 @@ impl Word {
     }
 
     /// The value, and how long ago it was true.
+    #[inline]
     pub(crate) fn read(&self, now: u64) -> (f32, u64) {
         Self::unpack(self.0.load(Ordering::Relaxed), now)
     }
@@ -120,6 +123,7 @@ impl Word {
     }
 
     /// Replaces the value by what `next` makes of it and of its age; `None` leaves it.
+    #[inline]
     fn update(&self, now: u64, next: impl Fn(f32, u64) -> Option<f32>) {
         // Relaxed: the word is all there is.
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
@@ -148,6 +152,7 @@ impl Latency {
     }
 
     /// The estimate as of `now`, D.
+    #[inline]
     pub(crate) fn at(&self, now: u64) -> f64 {
         let (e, age) = self.0.read(now);
         project(f64::from(e.abs()), age)
@@ -164,9 +169,15 @@ impl Latency {
     }
 
     /// A call took `r` and ended with `outcome`.
+    #[inline]
     pub(crate) fn sample(&self, outcome: Outcome, r: u64, now: u64) {
         let r = sane(r as f64, FIRST);
         self.0.update(now, |e, age| {
+            // Usual under load: nothing was forgotten since the last sample, and this one is no peak. It
+            // would change nothing, and threads shall not fight for the word.
+            if age == 0 && e > 0.0 && r <= f64::from(e) {
+                return None;
+            }
             let k = decay(age, TAU);
             let d = (f64::from(e.abs()) * k).max(LEAST);
             let r = match outcome {
@@ -195,12 +206,14 @@ impl Ratio {
     }
 
     /// The ratio as of `now`, S.
+    #[inline]
     pub(crate) fn at(&self, now: u64) -> f64 {
         let (s, age) = self.0.read(now);
         // The usual peer, and no exponential.
         if s >= 1.0 { 1.0 } else { project_ratio(f64::from(s), age) }
     }
 
+    #[inline]
     pub(crate) fn sample(&self, outcome: Outcome, now: u64) {
         let succeeded = outcome == Outcome::Success;
         if !succeeded && !outcome.is_failure() {

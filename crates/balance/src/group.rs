@@ -74,14 +74,9 @@ impl<P, C> Group<P, C> {
         self.members.is_empty()
     }
 
+    #[inline]
     pub(crate) fn get(&self, index: usize) -> Option<&Arc<Member<P, C>>> {
         self.members.get(index)
-    }
-
-    /// The member at `place` of the turns, counted round and round.
-    pub(crate) fn at_turn(&self, place: usize) -> Option<&Arc<Member<P, C>>> {
-        let place = place.checked_rem(self.turns.len())?;
-        self.members.get(*self.turns.get(place)? as usize)
     }
 
     /// Weight of a member relative to the mean.

@@ -146,12 +146,11 @@ impl Health {
 
     /// Counts a failure and names the rule it fires, if any.
     pub(crate) fn fired(&self, state: &PeerState, outcome: Outcome, now: u64) -> Option<Rule> {
-        let vitals = &state.health;
         match outcome {
-            Outcome::Dial if vitals.dial_run.fetch_add(1, Ordering::Relaxed) + 1 >= self.dial_run => {
+            Outcome::Dial if state.dial_run.fetch_add(1, Ordering::Relaxed) + 1 >= self.dial_run => {
                 return Some(Rule::Dial);
             }
-            Outcome::Hard if vitals.hard_run.fetch_add(1, Ordering::Relaxed) + 1 >= self.hard_run => {
+            Outcome::Hard if state.hard_run.fetch_add(1, Ordering::Relaxed) + 1 >= self.hard_run => {
                 return Some(Rule::HardRun);
             }
             Outcome::Dial | Outcome::Hard | Outcome::Soft => {}

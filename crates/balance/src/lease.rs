@@ -1,9 +1,6 @@
 //! A call counted on its peer.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use crate::{Flags, Member, Outcome, PeerState};
 
@@ -17,53 +14,58 @@ pub struct Lease<P, C = ()> {
     member: Arc<Member<P, C>>,
     /// When the call was sent, while it has no head.
     awaiting_since: Option<u64>,
+    kind: Kind,
     is_reported: bool,
-    is_probe: bool,
-    is_trial: bool,
-    /// The permit, until the probe has an outcome.
-    probe: Option<Probe>,
+    /// It has the permit to probe: until it has an outcome, and given back if it never has one.
+    has_permit: bool,
 }
 
-/// The permit to probe an ejected peer. It is given back if the probe has no outcome.
-#[derive(Debug)]
-struct Probe {
-    /// When the next probe of any peer is due.
-    due: Arc<AtomicU64>,
+/// What a call is for, beside its answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    Call,
+    /// Finds out whether a peer is still as bad as it looks.
+    Trial,
+    /// Finds out whether an ejected peer works again.
+    Probe,
 }
 
-impl<P, C> Lease<P, C> {
-    /// Counts a call on `member`, unless it has its limit of calls already.
+impl<P, C> Member<P, C> {
+    /// Counts a call, unless it has its limit of calls already. The count is of a lease to be made at once.
     #[inline]
-    pub(crate) fn begin(member: &Arc<Member<P, C>>) -> Option<Self> {
-        if !member.state.try_begin() {
-            return None;
-        }
-        if let Some(total) = &member.total {
+    pub(crate) fn begin(&self) -> bool {
+        let has_begun = self.state.try_begin();
+        if let Some(total) = self.total.as_ref().filter(|_| has_begun) {
             total.fetch_add(1, Ordering::Relaxed);
         }
-        Some(Self {
-            member: Arc::clone(member),
-            awaiting_since: None,
-            is_reported: false,
-            is_probe: false,
-            is_trial: false,
-            probe: None,
-        })
+        has_begun
     }
 
     /// The same for the call that finds out whether an ejected peer works again, if no other does.
-    pub(crate) fn begin_probe(member: &Arc<Member<P, C>>, due: &Arc<AtomicU64>) -> Option<Self> {
-        if !member.state.try_probe() {
-            return None;
+    pub(crate) fn begin_probe(&self) -> bool {
+        if !self.state.try_probe() {
+            return false;
         }
-        let probe = Probe { due: Arc::clone(due) };
-        let Some(mut lease) = Self::begin(member) else {
-            probe.give_back(&member.state);
-            return None;
-        };
-        lease.is_probe = true;
-        lease.probe = Some(probe);
-        Some(lease)
+        let has_begun = self.begin();
+        if !has_begun {
+            self.give_back_permit();
+        }
+        has_begun
+    }
+
+    fn give_back_permit(&self) {
+        // The flag first: whoever looks because a probe is due must find it free.
+        self.state.set_flag(Flags::PROBING, false);
+        self.probe_due.store(0, Ordering::SeqCst);
+    }
+}
+
+impl<P, C> Lease<P, C> {
+    /// Of a call that was counted on `member`.
+    #[inline]
+    pub(crate) const fn of(member: Arc<Member<P, C>>, kind: Kind) -> Self {
+        let has_permit = matches!(kind, Kind::Probe);
+        Self { member, awaiting_since: None, kind, is_reported: false, has_permit }
     }
 
     /// The peer that was picked.
@@ -79,24 +81,18 @@ impl<P, C> Lease<P, C> {
     /// Whether this call finds out if an ejected peer works again (B-3.3). If it fails, the call goes on
     /// elsewhere and no budget pays for that.
     pub const fn is_probe(&self) -> bool {
-        self.is_probe
+        matches!(self.kind, Kind::Probe)
     }
 
-    /// A call that finds out whether a peer is still as bad as it looks.
-    pub(crate) fn begin_trial(member: &Arc<Member<P, C>>) -> Option<Self> {
-        let mut lease = Self::begin(member)?;
-        lease.is_trial = true;
-        Some(lease)
-    }
-
-    pub(crate) const fn is_trial(&self) -> bool {
-        self.is_trial
+    pub(crate) const fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The connection is ready and the first byte goes out.
     ///
     /// Not to be called for calls whose time says nothing, such as long polls: then neither their time nor
     /// their silence counts against the peer.
+    #[inline]
     pub fn sent(&mut self, now: u64) {
         if self.awaiting_since.is_none() && !self.is_reported {
             self.state().sent(now);
@@ -111,6 +107,7 @@ impl<P, C> Lease<P, C> {
     }
 
     /// The attempt has an outcome: ends the waiting. Returns whether that is news and how long it took.
+    #[inline]
     pub(crate) fn end_wait(&mut self, outcome: Outcome, now: u64) -> (bool, Option<u64>) {
         let is_news = !std::mem::replace(&mut self.is_reported, true);
         let Some(since) = self.awaiting_since.take() else { return (is_news, None) };
@@ -122,8 +119,8 @@ impl<P, C> Lease<P, C> {
     }
 
     /// Forgets the permit, because the outcome is known and its flags are set accordingly.
-    pub(crate) fn end_probe(&mut self) {
-        self.probe = None;
+    pub(crate) const fn end_probe(&mut self) {
+        self.has_permit = false;
     }
 
     fn state(&self) -> &PeerState {
@@ -131,22 +128,15 @@ impl<P, C> Lease<P, C> {
     }
 }
 
-impl Probe {
-    fn give_back(self, state: &PeerState) {
-        // The flag first: whoever looks because a probe is due must find it free.
-        state.set_flag(Flags::PROBING, false);
-        self.due.store(0, Ordering::SeqCst);
-    }
-}
-
 impl<P, C> Drop for Lease<P, C> {
+    #[inline]
     fn drop(&mut self) {
         if self.awaiting_since.is_some() {
             self.state().head(None);
         }
         // The permit of an address that the peer has left is nobody's.
-        if let Some(probe) = self.probe.take().filter(|_| self.member.is_current()) {
-            probe.give_back(&self.member.state);
+        if self.has_permit && self.member.is_current() {
+            self.member.give_back_permit();
         }
         self.state().finish();
         if let Some(total) = &self.member.total {

@@ -125,34 +125,45 @@ impl<P, C> Announced<P, C> {
 }
 
 /// A peer in a [`Set`](crate::Set). Immutable but for its [`PeerState`], which it keeps over updates.
+///
+/// What every call reads comes first, so that it is in one cache line with the count of references.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Member<P, C = ()> {
+    pub(crate) state: Arc<PeerState>,
+    /// Calls pending on all peers, if the policy asks for it.
+    pub(crate) total: Option<Arc<AtomicU64>>,
+    /// When the next probe of any peer is due.
+    pub(crate) probe_due: Arc<AtomicU64>,
+    /// The state's count of moves when this address was announced.
+    pub(crate) moves: u32,
+    pub(crate) weight: Weight,
+    pub(crate) hash: u64,
     pub(crate) peer: P,
     pub(crate) key: PeerKey,
-    pub(crate) hash: u64,
     pub(crate) address: Arc<str>,
-    pub(crate) weight: Weight,
     pub(crate) zone: Option<Arc<str>>,
     pub(crate) region: Option<Arc<str>>,
     pub(crate) attached: C,
-    pub(crate) state: Arc<PeerState>,
-    /// The state's count of moves when this address was announced.
-    pub(crate) moves: u32,
-    /// Calls pending on all peers, if the policy asks for it.
-    pub(crate) total: Option<Arc<AtomicU64>>,
 }
 
 impl<P, C> Member<P, C> {
-    pub(crate) fn new(from: Announced<P, C>, state: Arc<PeerState>, total: Option<Arc<AtomicU64>>) -> Self {
+    pub(crate) fn new(
+        from: Announced<P, C>,
+        state: Arc<PeerState>,
+        total: Option<Arc<AtomicU64>>,
+        probe_due: Arc<AtomicU64>,
+    ) -> Self {
         let Announced { peer, key, address, weight, suspect: _, zone, region, last_seen: _, attached } = from;
         let hash = hash64(key.as_str().as_bytes());
-        let moves = state.health.moves.load(Ordering::Acquire);
-        Self { peer, key, hash, address, weight, zone, region, attached, state, moves, total }
+        let moves = state.moves.load(Ordering::Acquire);
+        Self { state, total, probe_due, moves, weight, hash, peer, key, address, zone, region, attached }
     }
 
     /// Whether the peer is still where this says it is.
+    #[inline]
     pub(crate) fn is_current(&self) -> bool {
-        self.state.health.moves.load(Ordering::Acquire) == self.moves
+        self.state.moves.load(Ordering::Acquire) == self.moves
     }
 
     /// The caller's peer.

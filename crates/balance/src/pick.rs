@@ -7,7 +7,9 @@ use crate::{
     estimate::{MARGIN, TRIED},
     explain::{How, Trace},
     group::Group,
-    index_below, mix,
+    index_below,
+    lease::Kind,
+    mix,
     sticky::{RANKED, by_weight, fair_share, next_best},
     two_below, unit,
     zone::SPILL,
@@ -56,6 +58,15 @@ impl<'a> PickInput<'a> {
     }
 }
 
+/// A peer that a call was counted on. A pair, and not a lease, so that it stays in registers until the end.
+type Chosen<'p, P, C> = (&'p Arc<Member<P, C>>, Kind);
+
+/// Counts a call on a peer, if it has room.
+#[inline]
+fn begin<P, C>(member: &Arc<Member<P, C>>) -> Option<Chosen<'_, P, C>> {
+    member.begin().then_some((member, Kind::Call))
+}
+
 /// What a policy looks at.
 struct Look<'p, P, C> {
     set: &'p Set<P, C>,
@@ -82,25 +93,45 @@ impl<P: Clone, C> Balancer<P, C> {
     /// # Errors
     ///
     /// [`PickError`], whose text tells what keeps each peer out.
+    #[inline]
     pub fn pick(&self, input: &PickInput<'_>) -> Result<Lease<P, C>, PickError<P, C>> {
         self.pick_traced(input, &mut ())
     }
 
+    #[inline]
     pub(crate) fn pick_traced(
         &self,
         input: &PickInput<'_>,
         trace: &mut impl Trace<P, C>,
     ) -> Result<Lease<P, C>, PickError<P, C>> {
+        let mut failed = None;
+        match self.begun(input, trace, &mut failed) {
+            Some((member, kind)) => Ok(Lease::of(member, kind)),
+            None => Err(failed.unwrap_or_else(|| self.error(&self.set.load(), input.now))),
+        }
+    }
+
+    /// The peer of a pick, on which the call is counted now; or why there is none.
+    ///
+    /// The error is not returned, so that a result fits into two registers: it costs more to move it through
+    /// memory than to choose a peer.
+    fn begun(
+        &self,
+        input: &PickInput<'_>,
+        trace: &mut impl Trace<P, C>,
+        failed: &mut Option<PickError<P, C>>,
+    ) -> Option<(Arc<Member<P, C>>, Kind)> {
         self.rebuild_if_due(input.now);
         let set = self.set.load();
-        if let Some(lease) = self.probe(&set, input) {
+        if let Some(member) = self.probe(&set, input) {
             trace.how(How::Probe);
-            return Ok(lease);
+            return Some((member, Kind::Probe));
         }
         if set.is_panic {
             self.board.panic_pick();
             if set.is_refused {
-                return Err(PickError::new(PickErrorKind::NoPeers, Arc::clone(&set), input.now));
+                *failed = Some(PickError::new(PickErrorKind::NoPeers, Arc::clone(&set), input.now));
+                return None;
             }
         }
         let [turn, local_turn, remote_turn] = &self.turns;
@@ -124,12 +155,18 @@ impl<P: Clone, C> Balancer<P, C> {
             self.pick_in(&look(&set.eligible, turn, None), trace)
         });
         match picked {
-            Some(lease) => Ok(lease),
-            None => self.pick_again(&set, input, trace),
+            Some((member, kind)) => Some((Arc::clone(member), kind)),
+            None => {
+                let member = self.pick_again(&set, input, trace);
+                if member.is_none() {
+                    *failed = Some(self.error(&set, input.now));
+                }
+                Some((member?, Kind::Call))
+            }
         }
     }
 
-    fn pick_in(&self, look: &Look<'_, P, C>, trace: &mut impl Trace<P, C>) -> Option<Lease<P, C>> {
+    fn pick_in<'p>(&self, look: &Look<'p, P, C>, trace: &mut impl Trace<P, C>) -> Option<Chosen<'p, P, C>> {
         if look.group.is_empty() {
             return None;
         }
@@ -143,25 +180,31 @@ impl<P: Clone, C> Balancer<P, C> {
         by_policy.or_else(|| self.scan(look, trace))
     }
 
-    fn by_turn(&self, look: &Look<'_, P, C>) -> Option<Lease<P, C>> {
-        let len = look.group.turns.len();
-        let turn = look.turn.turn(len)?;
-        let from_turn = (turn..turn + len).filter_map(|place| look.group.at_turn(place));
-        let usable = from_turn.filter(|member| look.is_usable(member) && !self.is_thinned(look, member));
-        usable.into_iter().find_map(Lease::begin)
+    fn by_turn<'p>(&self, look: &Look<'p, P, C>) -> Option<Chosen<'p, P, C>> {
+        let group = look.group;
+        let (before, from_turn) = group.turns.split_at_checked(look.turn.turn(group.turns.len())?)?;
+        let of_turn = |turn: &u32| group.get(*turn as usize);
+        let is_usable = |m: &&Arc<Member<P, C>>| look.is_usable(m) && !self.is_thinned(look, m);
+        // Nearly always it is the first, and no chain of two lists is needed.
+        let first = from_turn.first().and_then(of_turn).filter(is_usable).and_then(begin);
+        first.or_else(|| {
+            let others = from_turn.iter().skip(1).chain(before).filter_map(of_turn);
+            others.filter(is_usable).find_map(begin)
+        })
     }
 
-    fn at_random(&self, look: &Look<'_, P, C>) -> Option<Lease<P, C>> {
-        let draw = |_| look.group.get(index_below(self.random.next_u64(), look.group.len()));
+    fn at_random<'p>(&self, look: &Look<'p, P, C>) -> Option<Chosen<'p, P, C>> {
+        let group = look.group;
+        let draw = |_| group.get(index_below(self.random.next_u64(), group.len()));
         let drawn = (0..DRAWS).filter_map(draw);
-        drawn.filter(|m| look.is_usable(m) && !self.is_thinned(look, m)).find_map(Lease::begin)
+        drawn.filter(|m| look.is_usable(m) && !self.is_thinned(look, m)).find_map(begin)
     }
 
-    fn by_key(&self, key: u64, look: &Look<'_, P, C>) -> Option<Lease<P, C>> {
+    fn by_key<'p>(&self, key: u64, look: &Look<'p, P, C>) -> Option<Chosen<'p, P, C>> {
         let group = look.group;
         if let Some(table) = &group.sticky {
             let members = table.maglev.indexes(key).filter_map(|index| table.members.get(index));
-            return members.filter(|member| look.is_usable(member)).find_map(Lease::begin);
+            return members.filter(|member| look.is_usable(member)).find_map(begin);
         }
         let of_all = self.total.as_ref().filter(|_| look.set.zones.is_none());
         let pending = of_all.map_or_else(
@@ -188,23 +231,27 @@ impl<P: Clone, C> Balancer<P, C> {
             let member = group.get(ranked.index)?;
             if look.is_usable(member)
                 && has_room(&member)
-                && let Some(lease) = Lease::begin(member)
+                && let Some(chosen) = begin(member)
             {
-                return Some(lease);
+                return Some(chosen);
             }
             last = Some(ranked);
         }
         None
     }
 
-    fn least_loaded(&self, look: &Look<'_, P, C>, trace: &mut impl Trace<P, C>) -> Option<Lease<P, C>> {
+    fn least_loaded<'p>(
+        &self,
+        look: &Look<'p, P, C>,
+        trace: &mut impl Trace<P, C>,
+    ) -> Option<Chosen<'p, P, C>> {
         let load = |member: &Member<P, C>, other: &Member<P, C>| {
             u64::from(member.state.pending()) * u64::from(other.weight.get())
         };
         self.of_two(look, trace, |a, b| load(b, a) < load(a, b), |_| false, Some)
     }
 
-    fn peak_ewma(&self, look: &Look<'_, P, C>, trace: &mut impl Trace<P, C>) -> Option<Lease<P, C>> {
+    fn peak_ewma<'p>(&self, look: &Look<'p, P, C>, trace: &mut impl Trace<P, C>) -> Option<Chosen<'p, P, C>> {
         let is_better = |a: &Member<P, C>, b: &Member<P, C>| look.cost(b) < MARGIN * look.cost(a);
         let is_tried = |other: &Member<P, C>| self.is_tried(look.input, other);
         self.of_two(look, trace, is_better, is_tried, |chosen| self.spill(look, chosen))
@@ -220,11 +267,11 @@ impl<P: Clone, C> Balancer<P, C> {
     }
 
     /// Somebody elsewhere, if that is much better.
-    fn spill<'m>(
+    fn spill<'p>(
         &self,
-        look: &'m Look<'_, P, C>,
-        chosen: &'m Arc<Member<P, C>>,
-    ) -> Option<&'m Arc<Member<P, C>>> {
+        look: &Look<'p, P, C>,
+        chosen: &'p Arc<Member<P, C>>,
+    ) -> Option<&'p Arc<Member<P, C>>> {
         let Some(elsewhere) = look.elsewhere else { return Some(chosen) };
         let drawn = elsewhere.get(index_below(self.random.next_u64(), elsewhere.len()));
         let other = drawn.filter(|other| look.is_usable(other));
@@ -232,14 +279,14 @@ impl<P: Clone, C> Balancer<P, C> {
     }
 
     /// The better of two candidates, the first if they are alike.
-    fn of_two<'m>(
+    fn of_two<'p>(
         &self,
-        look: &'m Look<'_, P, C>,
+        look: &Look<'p, P, C>,
         trace: &mut impl Trace<P, C>,
         second_is_better: impl Fn(&Member<P, C>, &Member<P, C>) -> bool,
         is_tried: impl Fn(&Member<P, C>) -> bool,
-        finally: impl Fn(&'m Arc<Member<P, C>>) -> Option<&'m Arc<Member<P, C>>>,
-    ) -> Option<Lease<P, C>> {
+        finally: impl Fn(&'p Arc<Member<P, C>>) -> Option<&'p Arc<Member<P, C>>>,
+    ) -> Option<Chosen<'p, P, C>> {
         let group = look.group;
         for _ in 0..DRAWS {
             let (a, b) = self.two(look);
@@ -251,11 +298,9 @@ impl<P: Clone, C> Balancer<P, C> {
                 match (look.is_usable(a), look.is_usable(b)) {
                     (true, true) => {
                         let (better, other) = if second_is_better(a, b) { (b, a) } else { (a, b) };
-                        if is_tried(other)
-                            && let Some(lease) = Lease::begin_trial(other)
-                        {
+                        if is_tried(other) && other.begin() {
                             trace.how(How::Trial);
-                            return Some(lease);
+                            return Some((other, Kind::Trial));
                         }
                         Some(better)
                     }
@@ -264,8 +309,8 @@ impl<P: Clone, C> Balancer<P, C> {
                     (false, false) => None,
                 }
             };
-            if let Some(lease) = chosen.and_then(&finally).and_then(Lease::begin) {
-                return Some(lease);
+            if let Some(chosen) = chosen.and_then(&finally).and_then(begin) {
+                return Some(chosen);
             }
         }
         None
@@ -317,16 +362,17 @@ impl<P: Clone, C> Balancer<P, C> {
     }
 
     /// The first usable member from a random place on.
-    fn scan(&self, look: &Look<'_, P, C>, trace: &mut impl Trace<P, C>) -> Option<Lease<P, C>> {
+    #[cold]
+    fn scan<'p>(&self, look: &Look<'p, P, C>, trace: &mut impl Trace<P, C>) -> Option<Chosen<'p, P, C>> {
         trace.how(How::Scan);
-        let members = &look.group.members;
+        let members: &'p [_] = &look.group.members;
         let (before, after) = members.split_at_checked(index_below(self.random.next_u64(), members.len()))?;
         let usable = after.iter().chain(before).filter(|member| look.is_usable(member));
-        usable.into_iter().find_map(Lease::begin)
+        usable.into_iter().find_map(begin)
     }
 
     /// Takes the permit to probe an ejected peer, if one is free (B-1.4 step 1).
-    fn probe(&self, set: &Set<P, C>, input: &PickInput<'_>) -> Option<Lease<P, C>> {
+    fn probe(&self, set: &Set<P, C>, input: &PickInput<'_>) -> Option<Arc<Member<P, C>>> {
         if input.repeatable && input.now >= self.probe_due.load(Ordering::Relaxed) {
             self.take_probe(set, input.leave_out(), input.now, 0)
         } else {
@@ -342,7 +388,7 @@ impl<P: Clone, C> Balancer<P, C> {
         set: &Arc<Set<P, C>>,
         input: &PickInput<'_>,
         trace: &mut impl Trace<P, C>,
-    ) -> Result<Lease<P, C>, PickError<P, C>> {
+    ) -> Option<Arc<Member<P, C>>> {
         let (nobody, leave_out, now) = (LeaveOut::EMPTY, input.leave_out(), input.now);
         let cost = |member: &Member<P, C>| match self.plan.policy {
             Policy::PeakEwma => member.state.cost(set.eligible.relative_weight(member), now),
@@ -350,17 +396,16 @@ impl<P: Clone, C> Balancer<P, C> {
         };
         let least = |is_good: &dyn Fn(&Member<P, C>) -> bool| {
             let good = set.working().filter(|member| is_good(member));
-            good.min_by(|a, b| cost(a).total_cmp(&cost(b))).and_then(Lease::begin)
+            good.min_by(|a, b| cost(a).total_cmp(&cost(b))).filter(|member| member.begin())
         };
         trace.how(How::LastResort);
         let last_resort = least(&|member| member.is_last_resort(leave_out, now));
-        if let Some(lease) = last_resort {
-            return Ok(lease);
-        }
-        trace.how(How::TriedAgain);
-        least(&|member| set.is_usable(member, &nobody, now))
-            .or_else(|| least(&|member| member.is_last_resort(&nobody, now)))
-            .ok_or_else(|| self.error(set, now))
+        let member = last_resort.or_else(|| {
+            trace.how(How::TriedAgain);
+            least(&|member| set.is_usable(member, &nobody, now))
+                .or_else(|| least(&|member| member.is_last_resort(&nobody, now)))
+        });
+        member.cloned()
     }
 
     /// Picks with a chooser of the caller: it is given the peers that can be used and returns an index.
@@ -379,9 +424,11 @@ impl<P: Clone, C> Balancer<P, C> {
         let (leave_out, now) = (input.leave_out(), input.now);
         self.rebuild_if_due(now);
         let set = self.set.load();
-        if let Some(lease) = self.probe(&set, input) {
-            return Ok(lease);
+        if let Some(member) = self.probe(&set, input) {
+            return Ok(Lease::of(member, Kind::Probe));
         }
+        let counted =
+            |member: &Arc<Member<P, C>>| member.begin().then(|| Lease::of(Arc::clone(member), Kind::Call));
         let error = |kind| PickError::new(kind, Arc::clone(&set), now);
         if set.is_panic {
             self.board.panic_pick();
@@ -393,7 +440,7 @@ impl<P: Clone, C> Balancer<P, C> {
             let chosen = choose(set.peers()).and_then(|index| set.eligible().get(index));
             let chosen = chosen.ok_or_else(|| error(PickErrorKind::NoneChosen))?;
             if set.is_usable(chosen, leave_out, now)
-                && let Some(lease) = Lease::begin(chosen)
+                && let Some(lease) = counted(chosen)
             {
                 return Ok(lease);
             }
@@ -414,7 +461,7 @@ impl<P: Clone, C> Balancer<P, C> {
         let peers: Vec<P> = members.iter().map(|member| member.peer.clone()).collect();
         let chosen = choose(&peers).and_then(|index| members.get(index));
         let chosen = chosen.ok_or_else(|| error(PickErrorKind::NoneChosen))?;
-        Lease::begin(chosen).ok_or_else(|| error(PickErrorKind::Saturated))
+        counted(chosen).ok_or_else(|| error(PickErrorKind::Saturated))
     }
 
     /// Whether a peer could be picked that is not in `leave_out`.

@@ -5,6 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use crate::{
     Balancer, Flags, Lease, LeaveOut, MILLISECOND, Member, Outcome, Rule, SECOND, Set, What,
     health::{DIAL_AFTER, SPARED, ejection_time, forgiven, is_outlier, is_shared, most_out},
+    lease::Kind,
     window::Tally,
 };
 
@@ -34,7 +35,7 @@ impl<P: Clone, C> Balancer<P, C> {
             if lease.is_probe() {
                 self.probed(lease, outcome, took, now);
             } else {
-                if lease.is_trial() && outcome == Outcome::Success {
+                if lease.kind() == Kind::Trial && outcome == Outcome::Success {
                     lease.member().state.is_well(took, || self.typical_estimate(now), now);
                 }
                 self.judge(lease.member(), outcome, now);
@@ -44,15 +45,15 @@ impl<P: Clone, C> Balancer<P, C> {
     }
 
     fn judge(&self, member: &Arc<Member<P, C>>, outcome: Outcome, now: u64) {
-        let vitals = &member.state.health;
+        let state = &member.state;
         if outcome == Outcome::Success {
             // Looked at first: most runs are 0, and a load leaves the line shared.
-            for run in [&vitals.hard_run, &vitals.dial_run] {
+            for run in [&state.hard_run, &state.dial_run] {
                 if run.load(Ordering::Relaxed) > 0 {
                     run.store(0, Ordering::Relaxed);
                 }
             }
-            if member.state.flags(now).contains(Flags::SUSPECT.union(Flags::DRAINING)) {
+            if state.flags(now).contains(Flags::SUSPECT.union(Flags::DRAINING)) {
                 self.lives(member, now);
             }
             return;
@@ -61,14 +62,14 @@ impl<P: Clone, C> Balancer<P, C> {
             self.unreachable(member, now);
         }
         let Some(health) = &self.plan.health else { return };
-        let mut rule = health.fired(&member.state, outcome, now);
-        let may_look = now >= vitals.spared_until.load(Ordering::Relaxed);
+        let mut rule = health.fired(state, outcome, now);
+        let may_look = now >= state.health.spared_until.load(Ordering::Relaxed);
         if rule.is_none() && may_look && health.is_statistical() && outcome.is_failure() {
             let set = self.set.load();
             let tallies = set.eligible().iter().map(|member| member.state.window.tally(now));
-            rule = is_outlier(member.state.window.tally(now), tallies).then_some(Rule::Statistical);
+            rule = is_outlier(state.window.tally(now), tallies).then_some(Rule::Statistical);
             if rule.is_none() {
-                vitals.spared_until.store(now + SPARED, Ordering::Relaxed);
+                state.health.spared_until.store(now + SPARED, Ordering::Relaxed);
             }
         }
         if let Some(rule) = rule.filter(|_| may_look) {
@@ -148,8 +149,8 @@ impl<P: Clone, C> Balancer<P, C> {
         match outcome {
             Outcome::Success => {
                 lease.end_probe();
-                vitals.hard_run.store(0, Ordering::Relaxed);
-                vitals.dial_run.store(0, Ordering::Relaxed);
+                state.hard_run.store(0, Ordering::Relaxed);
+                state.dial_run.store(0, Ordering::Relaxed);
                 vitals.back_at.store(now, Ordering::Relaxed);
                 state.window.clear();
                 state.is_well(took, || self.typical_estimate(now), now);
@@ -171,7 +172,7 @@ impl<P: Clone, C> Balancer<P, C> {
         }
     }
 
-    /// Takes the permit of an ejected peer whose time is over since at least `grace`.
+    /// Takes the permit of an ejected peer whose time is over since at least `grace`, and counts a call on it.
     #[cold]
     pub(crate) fn take_probe(
         &self,
@@ -179,7 +180,7 @@ impl<P: Clone, C> Balancer<P, C> {
         leave_out: &LeaveOut,
         now: u64,
         grace: u64,
-    ) -> Option<Lease<P, C>> {
+    ) -> Option<Arc<Member<P, C>>> {
         let is_due = |member: &&Arc<Member<P, C>>| {
             let state = &member.state;
             let others = state.flags(now).without(Flags::EJECTED.union(Flags::SUSPECT));
@@ -187,17 +188,16 @@ impl<P: Clone, C> Balancer<P, C> {
                 && others.is_empty()
                 && member.has_room(leave_out)
         };
-        let lease =
-            set.working().filter(is_due).find_map(|member| Lease::begin_probe(member, &self.probe_due));
-        match &lease {
-            Some(lease) => {
-                self.board.post(now, Some(lease.member().key()), What::Probing);
+        let probed = set.working().filter(is_due).find(|member| member.begin_probe());
+        match probed {
+            Some(member) => {
+                self.board.post(now, Some(member.key()), What::Probing);
                 self.look_for_probes(0);
             }
             // It is paused, or the call has tried it: not every call shall look at all of them.
             None => self.look_for_probes(now.saturating_add(LOOKED)),
         }
-        lease
+        probed.cloned()
     }
 
     /// Finds out when the next probe is due, `not_before` that.
@@ -217,7 +217,8 @@ impl<P: Clone, C> Balancer<P, C> {
     /// To be asked about once a second, or at [`dial_probe_at`](Self::dial_probe_at).
     pub fn dial_probe(&self, now: u64) -> Option<Lease<P, C>> {
         self.dial_probe_at().filter(|at| *at <= now)?;
-        self.take_probe(&self.set.load(), &LeaveOut::EMPTY, now, DIAL_AFTER)
+        let member = self.take_probe(&self.set.load(), &LeaveOut::EMPTY, now, DIAL_AFTER)?;
+        Some(Lease::of(member, Kind::Probe))
     }
 
     /// When a dial should probe a peer, if no call does before; `None` while nobody is ejected.

@@ -1,6 +1,7 @@
 //! Random numbers that a test can repeat (B-0.2).
 
 use std::{
+    cell::Cell,
     fmt,
     hash::{BuildHasher, Hasher, RandomState},
     sync::atomic::{AtomicU64, Ordering},
@@ -10,6 +11,7 @@ const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The output function of SplitMix64, also a good mixer of one given number.
 #[must_use]
+#[inline]
 pub const fn mix(z: u64) -> u64 {
     let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -18,31 +20,51 @@ pub const fn mix(z: u64) -> u64 {
 
 /// SplitMix64, shared by threads.
 ///
-/// Its state is a counter, so sharing it costs one atomic addition, and with a given seed the numbers
-/// are the same whoever draws them.
+/// With a given seed its state is one counter, so that the numbers are the same whoever draws them. Otherwise
+/// each thread has a counter of its own, and no thread waits for another.
 pub struct Generator {
-    state: AtomicU64,
+    /// `None` for that of the thread.
+    state: Option<AtomicU64>,
+}
+
+thread_local! {
+    /// 0 until the first draw in the thread. A counter that comes to 0 is seeded anew, which does no harm.
+    static OWN: Cell<u64> = const { Cell::new(0) };
 }
 
 impl Generator {
     /// The generator whose numbers follow from `seed`.
     #[must_use]
     pub const fn seeded(seed: u64) -> Self {
-        Self { state: AtomicU64::new(seed) }
+        Self { state: Some(AtomicU64::new(seed)) }
     }
 
-    /// A generator that no other process shares.
+    /// A generator whose numbers nobody can know before.
     #[must_use]
-    pub fn from_system() -> Self {
-        // The keys of the standard hasher come from the system's generator, once per thread.
-        Self::seeded(RandomState::new().build_hasher().finish())
+    pub const fn from_system() -> Self {
+        Self { state: None }
     }
 
     /// The next number.
+    #[inline]
     pub fn next_u64(&self) -> u64 {
-        // Relaxed: only the numbers depend on it, no other memory does.
-        mix(self.state.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP))
+        let before = match &self.state {
+            // Relaxed: only the numbers depend on it, no other memory does.
+            Some(state) => state.fetch_add(STEP, Ordering::Relaxed),
+            None => OWN.with(|own| {
+                let before = if own.get() == 0 { system_seed() } else { own.get() };
+                own.set(before.wrapping_add(STEP));
+                before
+            }),
+        };
+        mix(before.wrapping_add(STEP))
     }
+}
+
+/// The keys of the standard hasher come from the system's generator, once per thread.
+#[cold]
+fn system_seed() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 impl fmt::Debug for Generator {
@@ -53,12 +75,14 @@ impl fmt::Debug for Generator {
 
 /// The index below `n` that a draw `z` stands for; 0 if `n` is 0. `n` counts up to 2³².
 #[must_use]
+#[inline]
 pub fn index_below(z: u64, n: usize) -> usize {
     scale(z >> 32, n)
 }
 
 /// Two distinct indexes below `n` from one draw; `(0, 0)` if `n` is below 2.
 #[must_use]
+#[inline]
 pub fn two_below(z: u64, n: usize) -> (usize, usize) {
     if n < 2 {
         return (0, 0);
@@ -70,12 +94,14 @@ pub fn two_below(z: u64, n: usize) -> (usize, usize) {
 
 /// A number strictly between 0 and 1.
 #[must_use]
+#[inline]
 pub fn unit(z: u64) -> f64 {
     // The largest draws would round up to 1.
     (((z >> 11) as f64 + 0.5) / (1_u64 << 53) as f64).min(1.0 - f64::EPSILON / 2.0)
 }
 
 /// `half · n / 2³²`, for a `half` below 2³².
+#[inline]
 fn scale(half: u64, n: usize) -> usize {
     // Below `n`, so it fits whatever `usize` is.
     ((u128::from(half) * n as u128) >> 32) as usize

@@ -62,33 +62,41 @@ pub(crate) const OVERLOOKED: Flags =
     Flags::SUSPECT.union(Flags::EJECTED).union(Flags::PROBING).union(Flags::DOWN);
 
 /// What is going on with a peer right now. Shared by all sets the peer was ever part of.
+///
+/// What every call touches comes first and fills one cache line; with [`Window`] it is two.
 #[derive(Debug)]
-#[repr(align(64))] // its own cache lines: counting a call on one peer must not slow picks of another
+#[repr(C, align(64))] // its own cache lines: counting a call on one peer must not slow picks of another
 pub struct PeerState {
-    latency: Latency,
-    success: Ratio,
+    flags: AtomicU32,
+    limit: AtomicU32,
     pending: AtomicU32,
     awaiting: AtomicU32,
     /// When a response head last arrived, or when `awaiting` last left 0. Stored *before* `awaiting` is
     /// raised from 0, so that who loads `awaiting` first never sees a stall that is none.
     progress: AtomicU64,
-    flags: AtomicU32,
-    limit: AtomicU32,
+    latency: Latency,
+    success: Ratio,
+    /// When a call to it last succeeded, in ns, 0 for never.
+    succeeded_at: AtomicU64,
+    /// Failures in a row.
+    pub(crate) hard_run: AtomicU32,
+    pub(crate) dial_run: AtomicU32,
+    /// How often the peer got another address. Calls on an earlier one say nothing of it.
+    pub(crate) moves: AtomicU32,
+
+    pub(crate) adaptive: Option<Box<Adaptive>>,
+    pub(crate) window: Window,
+
+    pub(crate) health: Vitals,
     slow: SlowStart,
     /// When each of [`TIMED`] ends. A flag whose time is over counts as not set and is not cleared: that
     /// would race with setting it again.
     until: [AtomicU64; 2],
-
-    pub(crate) health: Vitals,
-    pub(crate) window: Window,
-    pub(crate) adaptive: Option<Box<Adaptive>>,
 }
 
-/// What ejection needs to know. Changed by outcomes; never read by a pick.
+/// What ejection needs to know. Changed by failures; never read by a pick.
 #[derive(Debug, Default)]
 pub(crate) struct Vitals {
-    pub(crate) hard_run: AtomicU32,
-    pub(crate) dial_run: AtomicU32,
     /// When the next probe of an ejected peer is due.
     pub(crate) probe_at: AtomicU64,
     /// Exponent of the ejection time, as of `back_at`.
@@ -99,39 +107,39 @@ pub(crate) struct Vitals {
     pub(crate) spared_until: AtomicU64,
     /// Active checks of one kind in a row: failures in the upper half, successes in the lower.
     pub(crate) checks: AtomicU32,
-    /// How often the peer got another address. Calls on an earlier one say nothing of it.
-    pub(crate) moves: AtomicU32,
-    /// When a call to it last succeeded, in ns, 0 for never.
-    pub(crate) succeeded_at: AtomicU64,
 }
 
 impl PeerState {
     pub(crate) fn new(limit: u32, guess: f64, adaptive: bool, now: u64) -> Self {
         let adaptive = adaptive.then(Box::<Adaptive>::default);
         Self {
-            latency: Latency::guess(guess, now),
-            success: Ratio::new(now),
+            flags: AtomicU32::new(0),
+            limit: AtomicU32::new(adaptive.as_ref().map_or(limit, |adaptive| adaptive.limit())),
             pending: AtomicU32::new(0),
             awaiting: AtomicU32::new(0),
             progress: AtomicU64::new(0),
-            flags: AtomicU32::new(0),
-            limit: AtomicU32::new(adaptive.as_ref().map_or(limit, |adaptive| adaptive.limit())),
+            latency: Latency::guess(guess, now),
+            success: Ratio::new(now),
+            succeeded_at: AtomicU64::new(0),
+            hard_run: AtomicU32::new(0),
+            dial_run: AtomicU32::new(0),
+            moves: AtomicU32::new(0),
+            adaptive,
+            window: Window::new(),
+            health: Vitals::default(),
             slow: SlowStart::new(now),
             until: [const { AtomicU64::new(0) }; 2],
-            health: Vitals::default(),
-            window: Window::new(),
-            adaptive,
         }
     }
 
     /// It has another address: what was learned is of another place (B-1.1). Running calls stay counted.
     pub(crate) fn moved(&self, guess: f64, now: u64) {
-        self.health.moves.fetch_add(1, Ordering::AcqRel);
+        self.moves.fetch_add(1, Ordering::AcqRel);
         self.latency.set_guess(guess, now);
         self.success.reset(now);
         self.window.clear();
-        let Vitals { hard_run, dial_run, eject_count, checks, .. } = &self.health;
-        for count in [hard_run, dial_run, eject_count, checks] {
+        let Vitals { eject_count, checks, .. } = &self.health;
+        for count in [&self.hard_run, &self.dial_run, eject_count, checks] {
             count.store(0, Ordering::Relaxed);
         }
         self.health.spared_until.store(0, Ordering::Relaxed);
@@ -151,21 +159,25 @@ impl PeerState {
     }
 
     /// Whether nothing runs on it and the last news is old: it may be better than it looks.
+    #[inline]
     pub(crate) fn is_forgotten(&self, now: u64) -> bool {
         self.latency.age(now) >= FORGOTTEN && self.pending() == 0
     }
 
     /// Calls begun and not finished, until the last byte of the body.
+    #[inline]
     pub fn pending(&self) -> u32 {
         self.pending.load(Ordering::Relaxed)
     }
 
     /// Calls sent that have no response head yet.
+    #[inline]
     pub fn awaiting(&self) -> u32 {
         self.awaiting.load(Ordering::Acquire)
     }
 
     /// For how long some call has been waiting without any answer arriving; 0 if none waits.
+    #[inline]
     pub fn stalled_for(&self, now: u64) -> u64 {
         if self.awaiting() == 0 { 0 } else { now.saturating_sub(self.progress.load(Ordering::Relaxed)) }
     }
@@ -199,16 +211,18 @@ impl PeerState {
 
     /// When a call to it last succeeded.
     pub fn succeeded_at(&self) -> Option<u64> {
-        Some(self.health.succeeded_at.load(Ordering::Relaxed)).filter(|at| *at > 0)
+        Some(self.succeeded_at.load(Ordering::Relaxed)).filter(|at| *at > 0)
     }
 
     /// What one more call costs by the rules of peak EWMA; `weight` relative to the mean of the set.
+    #[inline]
     pub(crate) fn cost(&self, weight: f64, now: u64) -> f64 {
         let (estimate, success) = (self.latency.at(now), self.success.at(now));
         crate::estimate::cost(estimate, self.stalled_for(now), self.pending(), weight, success)
     }
 
     /// What an outcome says about speed and success. `took` is `None` if its time says nothing.
+    #[inline]
     pub(crate) fn learn(&self, outcome: Outcome, took: Option<u64>, now: u64) {
         if let Some(took) = took {
             self.latency.sample(outcome, took, now);
@@ -217,7 +231,7 @@ impl PeerState {
         match outcome {
             Outcome::Success => {
                 self.window.count(true, now);
-                self.health.succeeded_at.store(now.max(1), Ordering::Relaxed);
+                self.succeeded_at.store(now.max(1), Ordering::Relaxed);
             }
             Outcome::Soft | Outcome::Hard | Outcome::Dial => self.window.count(false, now),
             _ => {}
@@ -233,8 +247,14 @@ impl PeerState {
     }
 
     /// The flags that hold at `now`.
+    #[inline]
     pub fn flags(&self, now: u64) -> Flags {
-        let mut flags = Flags(self.flags.load(Ordering::Acquire));
+        let flags = Flags(self.flags.load(Ordering::Acquire));
+        // The usual case costs one load.
+        if flags.is_empty() { flags } else { self.without_ended(flags, now) }
+    }
+
+    fn without_ended(&self, mut flags: Flags, now: u64) -> Flags {
         for (flag, until) in TIMED.iter().zip(&self.until) {
             if flags.contains(*flag) && until.load(Ordering::Relaxed) <= now {
                 flags = flags.without(*flag);
@@ -269,11 +289,13 @@ impl PeerState {
     }
 
     /// The most calls pending at once.
+    #[inline]
     pub fn limit(&self) -> u32 {
         self.limit.load(Ordering::Relaxed)
     }
 
     /// Whether nothing is held against it but what is overlooked.
+    #[inline]
     pub(crate) fn is_open(&self, overlooked: Flags, now: u64) -> bool {
         // The usual case costs one load.
         Flags(self.flags.load(Ordering::Acquire)).without(overlooked).is_empty()
@@ -297,6 +319,7 @@ impl PeerState {
         is_news
     }
 
+    #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.pending() >= self.limit()
     }
@@ -329,6 +352,7 @@ impl PeerState {
     }
 
     /// Counts a call, unless there are `limit` already.
+    #[inline]
     pub(crate) fn try_begin(&self) -> bool {
         let before = self.pending.fetch_add(1, Ordering::Relaxed);
         if before >= self.limit() {
@@ -338,6 +362,7 @@ impl PeerState {
         true
     }
 
+    #[inline]
     pub(crate) fn sent(&self, now: u64) {
         if self.awaiting.load(Ordering::Relaxed) == 0 {
             self.progress.store(now, Ordering::Relaxed);
@@ -345,6 +370,7 @@ impl PeerState {
         self.awaiting.fetch_add(1, Ordering::Release);
     }
 
+    #[inline]
     pub(crate) fn head(&self, now: Option<u64>) {
         if let Some(now) = now {
             self.progress.store(now, Ordering::Relaxed);
@@ -352,6 +378,7 @@ impl PeerState {
         self.awaiting.fetch_sub(1, Ordering::Release);
     }
 
+    #[inline]
     pub(crate) fn finish(&self) {
         self.pending.fetch_sub(1, Ordering::Relaxed);
     }

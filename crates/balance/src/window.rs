@@ -47,10 +47,17 @@ impl Window {
         Self([const { AtomicU64::new(u64::MAX << (2 * COUNT_BITS)) }; BUCKETS as usize])
     }
 
+    #[inline]
     pub(crate) fn count(&self, ok: bool, now: u64) {
         let second = now / SECOND;
         let epoch = (second / BUCKETS) & EPOCH_MASK;
         let Some(bucket) = self.0.get((second % BUCKETS) as usize) else { return };
+        let (of, tally) = unpack(bucket.load(Ordering::Relaxed));
+        if of == epoch && tally.ok.max(tally.failed) < COUNT_MOST / 2 {
+            // No loop. A bucket that is ten seconds older by now has one outcome too many.
+            bucket.fetch_add(if ok { 1 << COUNT_BITS } else { 1 }, Ordering::Relaxed);
+            return;
+        }
         let _ = bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
             let (of, tally) = unpack(word);
             let tally = if of == epoch { tally } else { Tally::default() };
