@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use crate::{
     Announced, Counters, Flags, Generator, Health, InvalidPolicy, MILLISECOND, Member, Notice, PeerKey,
     PeerState, PickError, PickErrorKind, RoundRobin, SECOND, Set, Warmup, What, Zone, estimate::FIRST,
-    notice::Board, set::Plan,
+    notice::Board, permit::ProbeDue, set::Plan,
 };
 
 /// How long the state of a peer that left is kept, should it come back (B-1.1).
@@ -153,8 +153,8 @@ pub struct Balancer<P, C = ()> {
     pub(crate) turns: [RoundRobin; 3],
     pub(crate) random: Generator,
     pub(crate) sticky_bound: Option<f64>,
-    /// When an ejected peer may be probed; [`u64::MAX`] for never.
-    pub(crate) probe_due: Arc<AtomicU64>,
+    /// When an ejected peer may be probed.
+    pub(crate) probe_due: Arc<ProbeDue>,
     pub(crate) board: Board,
     /// Calls pending on all peers. Only a sticky policy needs it.
     pub(crate) total: Option<Arc<AtomicU64>>,
@@ -191,7 +191,7 @@ impl<P: Clone, C> Balancer<P, C> {
             turns: [first, !first, first].map(|first| RoundRobin::starting_at(first >> 33)),
             random,
             sticky_bound: sticky_bound.0,
-            probe_due: Arc::new(AtomicU64::new(u64::MAX)),
+            probe_due: Arc::new(ProbeDue::never()),
             board: Board::default(),
             total: (policy == Policy::Sticky).then(Arc::default),
             limit: limit.max(1),

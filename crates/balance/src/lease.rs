@@ -56,7 +56,7 @@ impl<P, C> Member<P, C> {
     fn give_back_permit(&self) {
         // The flag first: whoever looks because a probe is due must find it free.
         self.state.set_flag(Flags::PROBING, false);
-        self.probe_due.store(0, Ordering::SeqCst);
+        self.probe_due.no_later_than(0);
     }
 }
 
@@ -95,7 +95,7 @@ impl<P, C> Lease<P, C> {
     #[inline]
     pub fn sent(&mut self, now: u64) {
         if self.awaiting_since.is_none() && !self.is_reported {
-            self.state().sent(now);
+            self.state().waits().sent(now);
             self.awaiting_since = Some(now);
         }
     }
@@ -114,7 +114,7 @@ impl<P, C> Lease<P, C> {
         // Only an answer is progress: a peer that never answers must look stalled however many give up.
         let answered =
             matches!(outcome, Outcome::Success | Outcome::Ignored | Outcome::Soft | Outcome::Throttled);
-        self.state().head(answered.then_some(now));
+        self.state().waits().ended(answered.then_some(now));
         (is_news, Some(now.saturating_sub(since)))
     }
 
@@ -132,7 +132,7 @@ impl<P, C> Drop for Lease<P, C> {
     #[inline]
     fn drop(&mut self) {
         if self.awaiting_since.is_some() {
-            self.state().head(None);
+            self.state().waits().ended(None);
         }
         // The permit of an address that the peer has left is nobody's.
         if self.has_permit && self.member.is_current() {

@@ -53,12 +53,15 @@ mod group;
 mod hash;
 mod health;
 mod hedge;
+#[cfg(test)]
+mod interleaved;
 mod lease;
 mod limit;
 mod membership;
 mod notice;
 pub mod outcome;
 mod peer;
+mod permit;
 mod pick;
 pub mod repeat;
 mod report;
@@ -70,6 +73,7 @@ mod slow;
 mod state;
 mod sticky;
 mod turn;
+mod waits;
 mod weighted;
 mod window;
 mod zone;
@@ -99,6 +103,11 @@ pub use sticky::{Maglev, fair_share, key_hash, score, weighted_score};
 pub use turn::RoundRobin;
 pub use weighted::{Alias, turns};
 pub use zone::{Zone, ZoneWeights, local_part};
+
+/// What `permit` and `waits` are made of; other atomics in their tests.
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+}
 
 /// Draws before a scan (B-1.4).
 pub(crate) const DRAWS: usize = 4;

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use crate::{PeerState, hash64};
+use crate::{PeerState, hash64, permit::ProbeDue};
 
 /// What makes a peer the same peer over time: its node id, or its address if it has none.
 ///
@@ -134,7 +134,7 @@ pub struct Member<P, C = ()> {
     /// Calls pending on all peers, if the policy asks for it.
     pub(crate) total: Option<Arc<AtomicU64>>,
     /// When the next probe of any peer is due.
-    pub(crate) probe_due: Arc<AtomicU64>,
+    pub(crate) probe_due: Arc<ProbeDue>,
     /// The state's count of moves when this address was announced.
     pub(crate) moves: u32,
     pub(crate) weight: Weight,
@@ -152,7 +152,7 @@ impl<P, C> Member<P, C> {
         from: Announced<P, C>,
         state: Arc<PeerState>,
         total: Option<Arc<AtomicU64>>,
-        probe_due: Arc<AtomicU64>,
+        probe_due: Arc<ProbeDue>,
     ) -> Self {
         let Announced { peer, key, address, weight, suspect: _, zone, region, last_seen: _, attached } = from;
         let hash = hash64(key.as_str().as_bytes());

@@ -373,7 +373,7 @@ impl<P: Clone, C> Balancer<P, C> {
 
     /// Takes the permit to probe an ejected peer, if one is free (B-1.4 step 1).
     fn probe(&self, set: &Set<P, C>, input: &PickInput<'_>) -> Option<Arc<Member<P, C>>> {
-        if input.repeatable && input.now >= self.probe_due.load(Ordering::Relaxed) {
+        if input.repeatable && input.now >= self.probe_due.at() {
             self.take_probe(set, input.leave_out(), input.now, 0)
         } else {
             None

@@ -137,7 +137,7 @@ impl<P: Clone, C> Balancer<P, C> {
         vitals.probe_at.store(until, Ordering::Relaxed);
         member.state.set_flag(Flags::EJECTED, true);
         member.state.set_flag(Flags::PROBING, false);
-        self.probe_due.fetch_min(until, Ordering::SeqCst);
+        self.probe_due.no_later_than(until);
         self.board.post(now, Some(&member.key), What::Ejected { rule, until });
     }
 
@@ -202,13 +202,11 @@ impl<P: Clone, C> Balancer<P, C> {
 
     /// Finds out when the next probe is due, `not_before` that.
     pub(crate) fn look_for_probes(&self, not_before: u64) {
-        // First never, then the least: whoever ejects a peer or gives a permit back meanwhile sets the flags
-        // before the time, so either they are seen here or the time is lowered after.
-        self.probe_due.store(u64::MAX, Ordering::SeqCst);
-        let set = self.set.load();
-        if let Some(next) = set.working().filter_map(|member| member.state.probe_at()).min() {
-            self.probe_due.fetch_min(next.max(not_before), Ordering::SeqCst);
-        }
+        self.probe_due.look(|| {
+            let set = self.set.load();
+            let next = set.working().filter_map(|member| member.state.probe_at()).min();
+            next.map(|next| next.max(not_before))
+        });
     }
 
     /// An ejected peer that no call has probed for 5 s: dial it, and report
@@ -223,7 +221,7 @@ impl<P: Clone, C> Balancer<P, C> {
 
     /// When a dial should probe a peer, if no call does before; `None` while nobody is ejected.
     pub fn dial_probe_at(&self) -> Option<u64> {
-        let due = self.probe_due.load(Ordering::Relaxed);
+        let due = self.probe_due.at();
         (due < u64::MAX).then(|| due.saturating_add(DIAL_AFTER))
     }
 

@@ -6,7 +6,9 @@ use crate::{
     Outcome,
     estimate::{FORGOTTEN, Latency, Ratio},
     limit::Adaptive,
+    permit::FlagWord,
     slow::SlowStart,
+    waits::Waits,
     window::Window,
 };
 
@@ -67,13 +69,12 @@ pub(crate) const OVERLOOKED: Flags =
 #[derive(Debug)]
 #[repr(C, align(64))] // its own cache lines: counting a call on one peer must not slow picks of another
 pub struct PeerState {
-    flags: AtomicU32,
+    flags: FlagWord,
     limit: AtomicU32,
     pending: AtomicU32,
-    awaiting: AtomicU32,
-    /// When a response head last arrived, or when `awaiting` last left 0. Stored *before* `awaiting` is
-    /// raised from 0, so that who loads `awaiting` first never sees a stall that is none.
-    progress: AtomicU64,
+    /// How often the peer got another address. Calls on an earlier one say nothing of it.
+    pub(crate) moves: AtomicU32,
+    waits: Waits,
     latency: Latency,
     success: Ratio,
     /// When a call to it last succeeded, in ns, 0 for never.
@@ -81,8 +82,6 @@ pub struct PeerState {
     /// Failures in a row.
     pub(crate) hard_run: AtomicU32,
     pub(crate) dial_run: AtomicU32,
-    /// How often the peer got another address. Calls on an earlier one say nothing of it.
-    pub(crate) moves: AtomicU32,
 
     pub(crate) adaptive: Option<Box<Adaptive>>,
     pub(crate) window: Window,
@@ -113,17 +112,16 @@ impl PeerState {
     pub(crate) fn new(limit: u32, guess: f64, adaptive: bool, now: u64) -> Self {
         let adaptive = adaptive.then(Box::<Adaptive>::default);
         Self {
-            flags: AtomicU32::new(0),
+            flags: FlagWord::new(),
             limit: AtomicU32::new(adaptive.as_ref().map_or(limit, |adaptive| adaptive.limit())),
             pending: AtomicU32::new(0),
-            awaiting: AtomicU32::new(0),
-            progress: AtomicU64::new(0),
+            moves: AtomicU32::new(0),
+            waits: Waits::new(),
             latency: Latency::guess(guess, now),
             success: Ratio::new(now),
             succeeded_at: AtomicU64::new(0),
             hard_run: AtomicU32::new(0),
             dial_run: AtomicU32::new(0),
-            moves: AtomicU32::new(0),
             adaptive,
             window: Window::new(),
             health: Vitals::default(),
@@ -173,13 +171,13 @@ impl PeerState {
     /// Calls sent that have no response head yet.
     #[inline]
     pub fn awaiting(&self) -> u32 {
-        self.awaiting.load(Ordering::Acquire)
+        self.waits.awaiting()
     }
 
     /// For how long some call has been waiting without any answer arriving; 0 if none waits.
     #[inline]
     pub fn stalled_for(&self, now: u64) -> u64 {
-        if self.awaiting() == 0 { 0 } else { now.saturating_sub(self.progress.load(Ordering::Relaxed)) }
+        self.waits.stalled_for(now)
     }
 
     /// How long a call is expected to take from `sent` to its head, in nanoseconds.
@@ -249,7 +247,7 @@ impl PeerState {
     /// The flags that hold at `now`.
     #[inline]
     pub fn flags(&self, now: u64) -> Flags {
-        let flags = Flags(self.flags.load(Ordering::Acquire));
+        let flags = Flags(self.flags.load());
         // The usual case costs one load.
         if flags.is_empty() { flags } else { self.without_ended(flags, now) }
     }
@@ -277,7 +275,7 @@ impl PeerState {
 
     /// When the next probe of an ejected peer is due; `None` for others, and while it is being probed.
     pub(crate) fn probe_at(&self) -> Option<u64> {
-        let flags = Flags(self.flags.load(Ordering::SeqCst));
+        let flags = Flags(self.flags.load());
         let is_waiting = flags.contains(Flags::EJECTED) && !flags.contains(Flags::PROBING);
         is_waiting.then(|| self.health.probe_at.load(Ordering::Relaxed))
     }
@@ -298,7 +296,7 @@ impl PeerState {
     #[inline]
     pub(crate) fn is_open(&self, overlooked: Flags, now: u64) -> bool {
         // The usual case costs one load.
-        Flags(self.flags.load(Ordering::Acquire)).without(overlooked).is_empty()
+        Flags(self.flags.load()).without(overlooked).is_empty()
             || self.flags(now).without(overlooked).is_empty()
     }
 
@@ -311,7 +309,7 @@ impl PeerState {
     /// Takes a peer out that is in doubt anyway (B-9.1). Returns whether that is news.
     pub(crate) fn confirm_doubt(&self) -> bool {
         // A doubt that is taken back at this moment may be followed by DRAINING: the next update mends that.
-        let flags = Flags(self.flags.load(Ordering::Relaxed));
+        let flags = Flags(self.flags.load());
         let is_news = flags.contains(Flags::SUSPECT) && !flags.contains(Flags::DRAINING);
         if is_news {
             self.set_flag(Flags::DRAINING, true);
@@ -334,21 +332,12 @@ impl PeerState {
 
     /// Returns whether it was set before.
     pub(crate) fn set_flag(&self, flag: Flags, on: bool) -> bool {
-        let before = if on {
-            self.flags.fetch_or(flag.0, Ordering::SeqCst)
-        } else {
-            self.flags.fetch_and(!flag.0, Ordering::SeqCst)
-        };
-        Flags(before).contains(flag)
+        Flags(self.flags.set(flag.0, on)).contains(flag)
     }
 
     /// Takes the one permit to probe an ejected peer.
     pub(crate) fn try_probe(&self) -> bool {
-        let taken = self.flags.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |flags| {
-            let is_free = Flags(flags).contains(Flags::EJECTED) && !Flags(flags).contains(Flags::PROBING);
-            is_free.then_some(flags | Flags::PROBING.0)
-        });
-        taken.is_ok()
+        self.flags.take(Flags::EJECTED.0, Flags::PROBING.0)
     }
 
     /// Counts a call, unless there are `limit` already.
@@ -362,20 +351,8 @@ impl PeerState {
         true
     }
 
-    #[inline]
-    pub(crate) fn sent(&self, now: u64) {
-        if self.awaiting.load(Ordering::Relaxed) == 0 {
-            self.progress.store(now, Ordering::Relaxed);
-        }
-        self.awaiting.fetch_add(1, Ordering::Release);
-    }
-
-    #[inline]
-    pub(crate) fn head(&self, now: Option<u64>) {
-        if let Some(now) = now {
-            self.progress.store(now, Ordering::Relaxed);
-        }
-        self.awaiting.fetch_sub(1, Ordering::Release);
+    pub(crate) const fn waits(&self) -> &Waits {
+        &self.waits
     }
 
     #[inline]
