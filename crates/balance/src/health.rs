@@ -121,8 +121,13 @@ impl Health {
         Ok(Self { failed_share: share, outcomes, ..self })
     }
 
-    /// Whether a peer is also out if it fails more often than the others do: 1.9 standard deviations below
-    /// the mean, of at least five peers with at least 100 outcomes each. Default no.
+    /// Whether a peer is also out if it fails more often than the others do: its success rate is more than
+    /// 1.9 standard deviations below the mean, of at least five peers with at least 100 outcomes each.
+    /// Default no.
+    ///
+    /// The peer itself is one of those that mean and deviation are of, so of few peers only one is ever that
+    /// far from all: of *n* numbers none is more than √(n−1) deviations from their mean, two for five. To
+    /// compare it with the others alone would take out, of few peers that are alike, one that has bad luck.
     #[must_use]
     pub const fn statistical(mut self, on: bool) -> Self {
         self.statistical = on;

@@ -13,7 +13,11 @@ fn calls(balancer: &Peers, index: usize, good: usize, failed: usize) {
 
 /// Compares, and has no other rule for soft failures.
 fn comparing() -> Peers {
-    with(10, Health::default().statistical(true).failed_share(1.0, 1_000_000).unwrap())
+    comparing_of(10)
+}
+
+fn comparing_of(n: usize) -> Peers {
+    with(n, Health::default().statistical(true).failed_share(1.0, 1_000_000).unwrap())
 }
 
 fn notices(balancer: &Peers) -> Vec<What> {
@@ -93,5 +97,17 @@ fn b_3_3_the_guard_ends_at_twice_the_share_of_the_others() {
         notices(&balancer);
         call(&balancer, 3, Outcome::Soft, SECOND / 2);
         assert_eq!(is_out(&balancer, 3, SECOND / 2), !spared, "{failed_before} and one");
+    }
+}
+
+#[test]
+fn b_3_3_five_peers_are_enough_to_tell_who_is_far_from_all_of_them() {
+    // Four of rate 1 and one of rate 0 have their mean at 0.8 and a deviation of 0.4: it is two below.
+    for (n, failed, is_out_then) in [(4, [0; 4], false), (5, [0; 4], true), (5, [0, 0, 20, 40], false)] {
+        let balancer = comparing_of(n);
+        (1..n).for_each(|index| calls(&balancer, index, 100 - failed[index - 1], failed[index - 1]));
+        calls(&balancer, 0, 1, 99);
+        call(&balancer, 0, Outcome::Soft, SECOND / 2);
+        assert_eq!(is_out(&balancer, 0, SECOND / 2), is_out_then, "{n} peers, {failed:?} of 100 failed");
     }
 }
