@@ -9,5 +9,6 @@ mod membership;
 mod model;
 mod pick;
 mod retry;
+mod running;
 mod slow;
 mod speed;
