@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
-use std::hint::black_box;
 use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -20,25 +19,30 @@ pub(crate) const SIZES: [u32; 4] = [3, 10, 100, 1_000];
 
 /// One call: a pick, its beginning and its end.
 pub(crate) trait Subject: Send + Sync {
-    fn call(&self, key: u64);
+    /// At that time, or at the time of a clock that it reads.
+    fn call(&self, key: u64, now: Option<u64>);
 }
 
-/// A subject with its name and what B-1.5 allows it in nanoseconds with one thread.
-pub(crate) type Named = (String, Option<u32>, Box<dyn Subject>);
+/// What B-1.5 allows in nanoseconds with one thread: with the times given, and with a clock that is read. It
+/// speaks of a clock where two peers are compared, and of none elsewhere.
+pub(crate) type Limits = [Option<u32>; 2];
+
+/// A subject with its name.
+pub(crate) type Named = (String, Limits, Box<dyn Subject>);
 
 /// All of them over so many peers, always in the same order.
 pub(crate) fn subjects(peers: u32) -> Vec<Named> {
     let ours = [
-        (Policy::RoundRobin, 100),
-        (Policy::WeightedRoundRobin, 100),
-        (Policy::Random, 250),
-        (Policy::LeastLoaded, 250),
-        (Policy::PeakEwma, 250),
+        (Policy::RoundRobin, [Some(100), None]),
+        (Policy::WeightedRoundRobin, [Some(100), None]),
+        (Policy::Random, [Some(100), None]),
+        (Policy::LeastLoaded, [None, Some(250)]),
+        (Policy::PeakEwma, [None, Some(250)]),
         // Rendezvous looks at each peer; above 256 of them it is a table.
-        (Policy::Sticky, if peers <= 256 { 100 + 3 * peers } else { 100 }),
+        (Policy::Sticky, [Some(if peers <= 256 { 100 + 3 * peers } else { 100 }), None]),
     ];
-    let ours = ours.into_iter().map(|(policy, limit)| -> Named {
-        (policy.as_str().to_owned(), Some(limit), Box::new(Ours::new(policy, peers)))
+    let ours = ours.into_iter().map(|(policy, limits): (_, Limits)| -> Named {
+        (policy.as_str().to_owned(), limits, Box::new(Ours::new(policy, peers)))
     });
     let pending = (0..peers).map(|_| PendingRequests::new(Idle, CompleteOnResponse::default()));
     let ewma = |_| PeakEwma::new(Idle, Duration::from_millis(30), 10e9, CompleteOnResponse::default());
@@ -46,7 +50,7 @@ pub(crate) fn subjects(peers: u32) -> Vec<Named> {
         ("tower pending", Box::new(Tower::new(pending.collect()))),
         ("tower peak ewma", Box::new(Tower::new((0..peers).map(ewma).collect()))),
     ];
-    ours.chain(towers.map(|(name, subject)| (name.to_owned(), None, subject))).collect()
+    ours.chain(towers.map(|(name, subject)| (name.to_owned(), [None, None], subject))).collect()
 }
 
 struct Ours {
@@ -56,7 +60,7 @@ struct Ours {
 
 impl Ours {
     fn new(policy: Policy, peers: u32) -> Self {
-        let balancer = Balancer::new(Settings { policy, seed: Some(1), ..Settings::default() });
+        let balancer = Balancer::new(Settings { policy, ..Settings::default() });
         let peers = (0..peers).map(|i| Announced::new(i, &format!("peer-{i}"), format!("192.0.2.1:{i}"), ()));
         balancer.update(0, peers);
         Self { balancer, started: Instant::now() }
@@ -68,11 +72,13 @@ impl Ours {
 }
 
 impl Subject for Ours {
-    /// Reads the clock twice, as a client does.
-    fn call(&self, key: u64) {
-        let input = PickInput::new(self.now()).key(Some(mix(key))).repeatable(true);
-        let mut lease = black_box(self.balancer.pick(&input).expect("a peer"));
-        let sent = self.now();
+    /// Reads the clock twice if no time is given.
+    fn call(&self, key: u64, now: Option<u64>) {
+        let time = || now.unwrap_or_else(|| self.now());
+        let input = PickInput::new(time()).key(Some(mix(key))).repeatable(true);
+        // What it does to the counters is seen by other threads: nothing can be left out.
+        let mut lease = self.balancer.pick(&input).expect("a peer");
+        let sent = time();
         lease.sent(sent);
         self.balancer.head(&mut lease, Outcome::Success, sent + 1_000);
     }
@@ -117,7 +123,7 @@ where
     S::Error: Into<tower::BoxError>,
     S::Future: Send,
 {
-    fn call(&self, _: u64) {
+    fn call(&self, _: u64, _: Option<u64>) {
         let mut cx = Context::from_waker(Waker::noop());
         let answer = {
             let mut balance = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -20,7 +20,7 @@ fn main() -> Result<(), BoxError> {
         Some("codec") => codec::operations(&mut |_, _, run| print(run)),
         Some("balance") => {
             for (_, _, subject) in SIZES.into_iter().flat_map(subjects) {
-                print(&mut || subject.call(7));
+                print(&mut || subject.call(7, None));
             }
         }
         Some("clienthttp") => return clienthttp(),
