@@ -75,7 +75,7 @@ impl Policy {
 pub struct Settings {
     /// How a peer is chosen.
     pub policy: Policy,
-    /// Makes the random numbers repeat; from the system when `None`.
+    /// Makes the random numbers repeat; when `None` they come from the system, for each thread its own.
     pub seed: Option<u64>,
     /// The most calls pending on one peer; 0 counts as 1. Default 1,024.
     pub limit: u32,

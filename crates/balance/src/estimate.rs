@@ -294,6 +294,20 @@ mod tests {
     }
 
     #[test]
+    fn b_2_5_within_one_tick_a_peak_counts_and_less_does_not() {
+        let latency = Latency::guess(10.0 * MS, 0);
+        latency.sample(Outcome::Success, 5_000_000, 1);
+        assert!(latency.is_sampled(), "it is no guess any more, though the number is the same");
+        assert_eq!((latency.at(2) / MS).round(), 10.0);
+        latency.sample(Outcome::Success, 12_000_000, 2);
+        assert_eq!((latency.at(2) / MS).round(), 12.0);
+        latency.sample(Outcome::Success, 11_000_000, 65_535);
+        assert_eq!((latency.at(65_535) / MS).round(), 12.0);
+        latency.sample(Outcome::Success, 2_000_000, TAU);
+        assert!((latency.at(TAU) / MS - (4.414_553 + 1.264_241)).abs() < 0.001, "a tick later it does");
+    }
+
+    #[test]
     fn b_2_5_the_success_ratio_falls_by_an_eighth_and_recovers_by_itself() {
         let ratio = Ratio::new(0);
         ratio.sample(Outcome::Success, 0);

@@ -120,6 +120,16 @@ mod tests {
     }
 
     #[test]
+    fn b_0_2_without_a_seed_no_two_threads_and_no_two_draws_are_alike() {
+        let draws = || (0..1_000).map(|_| Generator::from_system().next_u64());
+        let threads: Vec<_> =
+            (0..4).map(|_| std::thread::spawn(move || draws().collect::<Vec<_>>())).collect();
+        let drawn = threads.into_iter().flat_map(|thread| thread.join().unwrap());
+        // Of 4,000 numbers of 64 bits two are alike by chance in one of 10¹² runs.
+        assert_eq!(drawn.collect::<std::collections::HashSet<_>>().len(), 4_000);
+    }
+
+    #[test]
     fn b_pair_vectors() {
         let generator = Generator::seeded(42);
         let pairs = [2, 3, 10, 10, 10, 1000].map(|n| two_below(generator.next_u64(), n));
