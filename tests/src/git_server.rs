@@ -13,7 +13,7 @@ use crate::fake_replicas::Cgi;
 use crate::{FakeReplicas, RequestHead, Step, TestIdentity};
 
 /// Nothing that a test asks of Git takes longer.
-const DEADLINE: Duration = Duration::from_secs(50);
+const DEADLINE: Duration = Duration::from_secs(100);
 
 /// Bare repositories in a directory of their own, served by several nodes.
 #[derive(Debug)]

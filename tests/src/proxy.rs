@@ -438,7 +438,7 @@ mod tests {
     use crate::{ScriptedServer, ServerEvent};
     use std::io::ErrorKind;
 
-    const LIMIT: Duration = Duration::from_secs(5);
+    const LIMIT: Duration = Duration::from_secs(60);
     const REQUEST: &[u8] = b"request!";
     const ANSWER: &[u8] = b"the answer";
 

@@ -21,7 +21,7 @@ use peerage_tests::TestCa;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// The example beside this test; cargo builds both.
 fn example(name: &str) -> Command {
