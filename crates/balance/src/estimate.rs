@@ -174,8 +174,8 @@ impl Latency {
         let r = sane(r as f64, FIRST);
         self.0.update(now, |e, age| {
             // Usual under load: nothing was forgotten since the last sample, and this one is no peak. It
-            // would change nothing, and threads shall not fight for the word.
-            if age == 0 && e > 0.0 && r <= f64::from(e) {
+            // would change nothing, and threads shall not fight for the word. (A guess is below 0.)
+            if age == 0 && r <= f64::from(e) {
                 return None;
             }
             let k = decay(age, TAU);
