@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::channel::TlsConfigError;
 use crate::failure::Failure;
 use crate::proto_dir::SourceError;
+use crate::registration::Outcome;
 
 /// Why a registration cannot be started as it is described. Nothing was sent, nothing was connected to.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +153,12 @@ pub enum StartError {
     /// The service was not ready in the time the start policy gives.
     #[error("the service was not ready in time to register it")]
     NotReady,
+    /// It was stopped: [`start_unless`](crate::RegistrationBuilder::start_unless).
+    #[error("stopped while the registration started")]
+    Stopped {
+        /// How what was begun ended.
+        outcome: Outcome,
+    },
 }
 
 impl StartError {
@@ -161,7 +168,7 @@ impl StartError {
         match self {
             Self::Config(_) => true,
             Self::Failed { source, .. } => source.is_permanent(),
-            Self::NotReady => false,
+            Self::NotReady | Self::Stopped { .. } => false,
         }
     }
 
@@ -170,7 +177,7 @@ impl StartError {
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Failed { source, .. } => Some(source),
-            Self::Config(_) | Self::NotReady => None,
+            Self::Config(_) | Self::NotReady | Self::Stopped { .. } => None,
         }
     }
 }

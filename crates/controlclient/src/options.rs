@@ -214,13 +214,32 @@ impl RegistrationBuilder {
     ///
     /// Dropping the future ends the registration: should an answer arrive later, it is deregistered in
     /// the background.
-    pub async fn start(mut self) -> Result<Registration, StartError> {
+    pub async fn start(self) -> Result<Registration, StartError> {
+        self.start_unless(std::future::pending(), Duration::ZERO).await
+    }
+
+    /// As [`start`](Self::start), until `stop` resolves: what may have been registered by then is taken back,
+    /// as by [`Registration::shutdown`] with this deadline. For programs that end after it and so have no
+    /// background.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start), and [`StartError::Stopped`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`start`](Self::start).
+    pub async fn start_unless(
+        mut self,
+        stop: impl Future<Output = ()>,
+        deadline: Duration,
+    ) -> Result<Registration, StartError> {
         let ready = self.ready.take();
         // Files may be on a slow disk.
         let prepared = tokio::task::spawn_blocking(move || self.prepare())
             .await
             .expect("reading files does not panic")?;
-        Registration::start(prepared, ready).await
+        Registration::start(prepared, ready, stop, deadline).await
     }
 
     /// The checks of controlplane §4.2, in its order.

@@ -201,6 +201,8 @@ impl Registration {
     pub(crate) async fn start(
         prepared: Prepared,
         ready: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+        stop: impl Future<Output = ()>,
+        deadline: Duration,
     ) -> Result<Self, StartError> {
         let sets: Vec<Vec<Gateway>> = match prepared.mode {
             TargetMode::Failover => vec![prepared.gateways.clone()],
@@ -238,18 +240,19 @@ impl Registration {
                 _ => Ok(()),
             }
         };
-        match ready {
-            None => starts.await?,
-            Some(ready) => {
-                let gate = async {
-                    ready.await;
-                    is_ready.send_replace(true);
-                    std::future::pending::<()>().await;
-                };
-                tokio::select! {
-                    result = starts => result?,
-                    () = gate => {}
-                }
+        let gate = async {
+            if let Some(ready) = ready {
+                ready.await;
+                is_ready.send_replace(true);
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            result = starts => result?,
+            () = gate => {}
+            () = stop => {
+                let outcome = registration.shutdown(deadline).await;
+                return Err(StartError::Stopped { outcome });
             }
         }
         Ok(registration)

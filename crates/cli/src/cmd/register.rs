@@ -21,10 +21,10 @@ pub(crate) async fn run(global: &Global, output: Output, args: Register) -> Resu
     let builder = builder(global, args)?;
     let mut told = Told::default();
     told.tell(output, &State::Registering)?;
-    let registration = tokio::select! {
-        started = builder.start() => started.map_err(|error| start_failure(&error))?,
-        // Dropping the start takes back what it may have done.
-        () = stop.asked() => return Err(Failure::Interrupted),
+    // A registration that is under way when the person stops it is taken back before the program ends.
+    let registration = match builder.start_unless(stop.asked(), drain).await {
+        Err(StartError::Stopped { .. }) => return Err(Failure::Interrupted),
+        started => started.map_err(|error| start_failure(&error))?,
     };
     let mut states = registration.states();
     let followed = tokio::select! {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerage_controlclient::{Outcome, Registration, State};
+use peerage_controlclient::{Outcome, Registration, StartError, State};
 use peerage_devgateway::{BlackHole, Code, DevGateway, Rpc};
 use tokio::time::Instant;
 
@@ -95,6 +95,22 @@ async fn c166_a_register_in_flight_is_waited_for() {
     assert_eq!(registration.state().name(), "lost", "the answer is held back");
     assert_eq!(registration.shutdown(secs(5)).await, Outcome::Deregistered);
     assert!(gateway.registrations().is_empty());
+}
+
+/// The first one, by who does not wait for it any longer.
+#[tokio::test(start_paused = true)]
+async fn c166_a_start_that_is_stopped_takes_back_what_it_did() {
+    let gateway = gateway().await;
+    gateway.delay(Rpc::Register, ms(700));
+    let noted = async { drop(gateway.wait_for("greeter/v1").await) };
+    let stopped = registering(&gateway).start_unless(noted, secs(5)).await.unwrap_err();
+    assert!(matches!(stopped, StartError::Stopped { outcome: Outcome::Deregistered }), "{stopped:?}");
+    assert!(gateway.registrations().is_empty());
+
+    let never = registering(&gateway).ready_when(std::future::pending());
+    let stopped = never.start_unless(std::future::ready(()), secs(5)).await.unwrap_err();
+    assert!(matches!(stopped, StartError::Stopped { outcome: Outcome::NotRegistered }), "{stopped:?}");
+    assert_eq!(gateway.count(Rpc::Register), 1);
 }
 
 /// In the background.

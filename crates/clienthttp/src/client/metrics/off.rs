@@ -16,6 +16,9 @@ pub(crate) struct Meters;
 #[derive(Debug)]
 pub(crate) struct PeerMeters;
 
+/// A pick that nobody times.
+pub(crate) struct Untimed;
+
 impl Meters {
     pub(crate) fn new(_: &ServiceType, _: Option<Policy>, _: Option<Arc<str>>) -> Self {
         Self
@@ -25,9 +28,11 @@ impl Meters {
         PeerMeters
     }
 
-    pub(crate) fn time_pick(&self, _: u64) {}
+    pub(crate) fn time_pick(&self, _: u64) -> Untimed {
+        Untimed
+    }
 
-    pub(crate) fn timed_pick(&self, (): ()) {}
+    pub(crate) fn timed_pick(&self, _: Untimed) {}
 
     pub(crate) fn picked(&self, _: Option<&str>) {}
 
