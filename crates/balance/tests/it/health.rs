@@ -258,6 +258,31 @@ fn b_3_3_what_a_probe_says() {
 }
 
 #[test]
+fn b_3_3_a_permit_that_is_over_is_not_given_back_for_another() {
+    let balancer = peers(3);
+    let eject = |now| (0..2).for_each(|_| call(&balancer, 0, Outcome::Dial, now));
+    let probe = |now| balancer.pick(&PickInput::new(now).repeatable(true)).unwrap();
+    let is_probing = |now| member(&balancer, 0).state().flags(now).contains(Flags::PROBING);
+    eject(0);
+    let mut failed = probe(2 * SECOND);
+    balancer.head(&mut failed, Outcome::Hard, 2 * SECOND);
+    let of_old_address = probe(6 * SECOND);
+    assert!(failed.is_probe() && of_old_address.is_probe());
+    drop(failed);
+    assert!(is_probing(6 * SECOND), "its outcome ended its permit");
+
+    let moved = Announced { address: "192.0.2.9:9".into(), ..peer(0) };
+    balancer.update(7 * SECOND, [moved, peer(1), peer(2)]);
+    eject(7 * SECOND);
+    let now = probe(9 * SECOND);
+    assert!(now.is_probe());
+    drop(of_old_address);
+    assert!(is_probing(9 * SECOND), "the permit of another address is nobody's");
+    drop(now);
+    assert!(!is_probing(9 * SECOND));
+}
+
+#[test]
 fn b_3_3_an_ejection_never_ends_by_itself() {
     let balancer = peers(3);
     (0..2).for_each(|_| call(&balancer, 0, Outcome::Dial, 0));
