@@ -65,7 +65,7 @@ pub(crate) const OVERLOOKED: Flags =
 
 /// What is going on with a peer right now. Shared by all sets the peer was ever part of.
 ///
-/// What every call touches comes first and fills one cache line; with [`Window`] it is two.
+/// What every call touches comes first and fills one cache line; with the outcome window it is two.
 #[derive(Debug)]
 #[repr(C, align(64))] // its own cache lines: counting a call on one peer must not slow picks of another
 pub struct PeerState {
