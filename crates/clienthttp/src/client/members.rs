@@ -332,9 +332,10 @@ impl Members {
         }
     }
 
-    /// The peer could not be reached, or did not answer in the time it should.
+    /// The peer could not be reached, or did not answer in the time it should. Only a failed dial confirms a
+    /// doubt about it (B-9.1), which the balancer sees by itself: one that hangs is out by the rules for
+    /// failures, and so is back as soon as it answers.
     pub(crate) fn unreachable(&self, member: &Member, now: u64) {
-        self.balancer.unreachable(member, now);
         member.attached().reported_alive.store(NEVER, Ordering::Relaxed);
         self.discovery.report(member.peer().node_id(), Report::Unreachable);
         let last = self.refreshed.load(Ordering::Relaxed);
