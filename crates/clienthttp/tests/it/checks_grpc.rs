@@ -183,6 +183,7 @@ async fn b_3_7_grpc_over_http2() {
         .await
         .unwrap();
     let until = async |wanted: [Condition; 2]| {
+        // A view is looked at: it tells nobody that it changed. The limit is below.
         while conditions(&client) != wanted {
             sleep(Duration::from_millis(5)).await;
         }

@@ -137,6 +137,7 @@ async fn b_9_2_what_still_runs_30_s_after_its_peer_left_is_cut() {
     let hour = Duration::from_secs(3_600);
     let client = source.client().dialer(dialer.clone()).request_timeout(hour).build().await.unwrap();
     let call = calling(&client, &asked).await;
+    // Of paused time, as below: how long it ran before its peer left does not count.
     tokio::time::sleep(Duration::from_secs(100)).await;
     source.leave("billing-1");
     let left = Instant::now();
@@ -155,6 +156,7 @@ async fn b_9_2_what_still_runs_30_s_after_its_peer_left_is_cut() {
     let patient = patient.build().await.unwrap();
     let calls = [calling(&client, &asked).await, calling(&patient, &asked).await];
     source.leave("billing-1");
+    // Just before they would be cut; then far beyond.
     tokio::time::sleep(Duration::from_secs(29)).await;
     source.join("billing-1", &[NOWHERE]);
     tokio::time::sleep(Duration::from_secs(60)).await;

@@ -74,6 +74,7 @@ async fn cb10_each_change_shows_within_10_ms_of_its_cause() {
     registration.shutdown(secs(5)).await;
     causes.push((asked, "draining"));
     causes.push((asked + ms(300), "closed"));
+    // The clock is paused: this lets every task run that can.
     tokio::time::sleep(TICK).await;
 
     let mut shown = history.times().into_iter();
@@ -149,6 +150,7 @@ async fn cb11_ten_minutes_of_beats_without_a_ping() {
         async move { Ok(Copied { stream: connector.connect().await?, written }) }
     });
     let registration = Registration::builder(at, ADDR).service(greeter()).start().await.unwrap();
+    // The ten minutes of the row, on a paused clock.
     tokio::time::sleep(secs(600)).await;
     let beats = registration.snapshot().counters.beats_ok;
     registration.shutdown(secs(5)).await;
@@ -167,6 +169,7 @@ async fn cb21_ten_minutes_without_a_gateway_are_a_few_lines() {
     gateway.wait_for_calls(Rpc::Heartbeat, 1).await.unwrap();
     let logs = LogCapture::start();
     gateway.stop().await.unwrap();
+    // Ten minutes of an outage, on a paused clock.
     tokio::time::sleep(secs(600)).await;
     assert_eq!(registration.state().name(), "lost");
     let failed = registration.snapshot().counters.beats_failed;
