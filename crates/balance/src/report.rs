@@ -6,6 +6,7 @@ use crate::{
     Balancer, Flags, Lease, LeaveOut, MILLISECOND, Member, Outcome, Rule, SECOND, Set, What,
     health::{DIAL_AFTER, SPARED, ejection_time, forgiven, is_outlier, is_shared, most_out},
     lease::Kind,
+    state::DOUBT_CONFIRMED,
     window::Tally,
 };
 
@@ -53,7 +54,7 @@ impl<P: Clone, C> Balancer<P, C> {
                     run.store(0, Ordering::Relaxed);
                 }
             }
-            if state.flags(now).contains(Flags::SUSPECT.union(Flags::DRAINING)) {
+            if state.flags(now).contains(DOUBT_CONFIRMED) {
                 self.lives(member, now);
             }
             return;
@@ -159,6 +160,9 @@ impl<P: Clone, C> Balancer<P, C> {
                 state.set_flag(Flags::PROBING, false);
                 self.board.post(now, Some(&member.key), What::Back);
                 self.flags_changed(now);
+                if state.flags(now).contains(DOUBT_CONFIRMED) {
+                    self.lives(&member, now);
+                }
             }
             // They say nothing of the peer: the permit goes to the next call.
             Outcome::Ignored | Outcome::Cancelled => {}
@@ -183,9 +187,8 @@ impl<P: Clone, C> Balancer<P, C> {
     ) -> Option<Arc<Member<P, C>>> {
         let is_due = |member: &&Arc<Member<P, C>>| {
             let state = &member.state;
-            let others = state.flags(now).without(Flags::EJECTED.union(Flags::SUSPECT));
             state.probe_at().is_some_and(|at| at.saturating_add(grace) <= now)
-                && others.is_empty()
+                && state.is_held_for_failing_alone(now)
                 && member.has_room(leave_out)
         };
         let probed = set.working().filter(is_due).find(|member| member.begin_probe());
@@ -227,7 +230,8 @@ impl<P: Clone, C> Balancer<P, C> {
 
     /// The peer could not be reached, or kept silent for all the time it had. One that was in doubt already
     /// is passed over from now on, until the source takes the doubt back or a call to it succeeds; unless
-    /// there is nobody else (B-9.1). [`head`](Self::head) does this for [`Outcome::Dial`].
+    /// there is nobody else (B-9.1). If it is ejected as well its probes go on, so that it is not out longer
+    /// than one that nobody doubts. [`head`](Self::head) does this for [`Outcome::Dial`].
     pub fn unreachable(&self, member: &Member<P, C>, now: u64) {
         if member.state.confirm_doubt() {
             self.board.post(now, Some(&member.key), What::Confirmed);

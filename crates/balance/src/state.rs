@@ -63,6 +63,9 @@ const TIMED: [Flags; 2] = [Flags::THROTTLED, Flags::QUARANTINED];
 pub(crate) const OVERLOOKED: Flags =
     Flags::SUSPECT.union(Flags::EJECTED).union(Flags::PROBING).union(Flags::DOWN);
 
+/// The source doubts that it is alive, and it could not be reached.
+pub(crate) const DOUBT_CONFIRMED: Flags = Flags::SUSPECT.union(Flags::DRAINING);
+
 /// What is going on with a peer right now. Shared by all sets the peer was ever part of.
 ///
 /// What every call touches comes first and fills one cache line; with the outcome window it is two.
@@ -304,6 +307,13 @@ impl PeerState {
     pub(crate) fn is_open_but_unreachable(&self, now: u64) -> bool {
         let flags = self.flags(now).without(Flags::SUSPECT);
         !flags.is_empty() && flags.without(Flags::DOWN.union(Flags::DRAINING)).is_empty()
+    }
+
+    /// Whether all that keeps an ejected peer out is that it failed, and that it is in doubt because of that.
+    pub(crate) fn is_held_for_failing_alone(&self, now: u64) -> bool {
+        let flags = self.flags(now);
+        let doubt = if flags.contains(DOUBT_CONFIRMED) { DOUBT_CONFIRMED } else { Flags::SUSPECT };
+        flags.without(Flags::EJECTED.union(doubt)).is_empty()
     }
 
     /// Takes a peer out that is in doubt anyway (B-9.1). Returns whether that is news.

@@ -538,6 +538,32 @@ fn b_9_1_a_doubted_peer_that_cannot_be_dialled_is_passed_over_at_once() {
 }
 
 #[test]
+fn b_9_1_a_confirmed_doubt_does_not_put_off_the_probes_of_an_ejected_peer() {
+    let balancer = peers(3);
+    let announce = |now, doubted: &[usize]| {
+        let announced = (0..3).map(|i| Announced { suspect: doubted.contains(&i), ..peer(i) });
+        drop(balancer.update(now, announced));
+    };
+    let picked = |now| balancer.pick(&PickInput::new(now).repeatable(true)).unwrap();
+    // Ejected after two, and then it was the client that told the source.
+    (0..2).for_each(|_| call(&balancer, 0, Outcome::Dial, 0));
+    announce(1, &[0]);
+    let mut first = picked(1_500 * MS);
+    assert!(first.is_probe() && *first.peer() == 0);
+    balancer.head(&mut first, Outcome::Dial, 1_500 * MS);
+    let flags = member(&balancer, 0).state().flags(1_500 * MS);
+    assert!(flags.contains(Flags::EJECTED.union(Flags::DRAINING)), "the doubt is confirmed: {flags:?}");
+    // The second ejection lasts two to three seconds.
+    assert!(!picked(3_499 * MS).is_probe());
+    let mut second = picked(4_500 * MS);
+    assert!(second.is_probe() && *second.peer() == 0);
+    balancer.head(&mut second, Outcome::Success, 4_500 * MS);
+    assert_eq!(member(&balancer, 0).state().flags(4_500 * MS), Flags::SUSPECT);
+    let peers: HashSet<_> = (0..200).map(|_| *picked(4_600 * MS).peer()).collect();
+    assert_eq!(peers, HashSet::from([0, 1, 2]), "the source has not heard of it yet, and it is used");
+}
+
+#[test]
 fn b_1_1_a_new_address_ends_the_ejection() {
     let balancer = peers(3);
     (0..2).for_each(|_| call(&balancer, 0, Outcome::Dial, 0));
