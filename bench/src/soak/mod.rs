@@ -4,6 +4,9 @@
 //! whatever becomes of these. One peer after the other has a fault for some seconds and is healed. All calls
 //! are GET: the client may send them again, so that none has to fail.
 //!
+//! The client has its defaults, and 250 ms for an attempt, without which the few calls that are on a peer when
+//! it falls silent wait until it goes on. `--per-try none` is with nothing configured at all.
+//!
 //! A call's time counts from when it was due, so that a client that falls behind cannot hide it.
 
 mod load;
@@ -63,7 +66,7 @@ impl Plan {
             scale: 1.0,
             rate: 2_000,
             settings: Settings {
-                policy: Some(Policy::PeakEwma),
+                policy: None,
                 per_try: Some(Duration::from_millis(250)),
                 hedge: false,
             },
