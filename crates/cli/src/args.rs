@@ -71,6 +71,7 @@ pub(crate) enum Command {
     Peers(Peers),
     Register(Register),
     Gateway(Gateway),
+    Doctor(Doctor),
     Demo(Demo),
     Completions(Completions),
     /// Print the man page.
@@ -363,6 +364,32 @@ pub(crate) enum Tier {
     /// v1, v2, …
     #[value(name = "vN")]
     Numbered,
+}
+
+/// Find out what is wrong here: discovery, the peers, certificates, a gateway, git.
+///
+/// Each line says ok, warning or failed, and below it what to do. Peers are dialled and, with --ca, --cert and --key,
+/// have to show who they are; nobody is called, and nothing is left behind. Ends with 1 if something failed, with 3
+/// if NAME has no peer.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    peerage doctor\n  \
+    peerage doctor billing --gateway 127.0.0.1:50090\n  \
+    peerage --ca ca.pem --cert me.pem --key me.key doctor billing\n  \
+    peerage --from static:10.0.0.7:9999 doctor --json")]
+pub(crate) struct Doctor {
+    /// Service whose peers are looked at. Without it those that --from lists; what is only announced is named,
+    /// and not dialled.
+    pub(crate) name: Option<String>,
+    /// Control port of a gateway, as host:port; may be given again. It is asked what is registered.
+    #[arg(long, value_name = "ADDR", env = "PEERAGE_GATEWAY", value_delimiter = ',')]
+    pub(crate) gateway: Vec<String>,
+    /// How long to listen for peers.
+    #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = duration)]
+    pub(crate) wait: Duration,
+    /// Longest look at one thing: a connection, the answer of a gateway, a program.
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
+    pub(crate) limit: Duration,
 }
 
 /// Show on real parts what Peerage does: three services, 6,000 calls, one peer killed, one hung.

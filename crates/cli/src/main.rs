@@ -22,7 +22,7 @@ use crate::args::{Cli, Command};
 use crate::output::{Failure, Output};
 
 /// The name by which Git calls its helper for `entire://` URLs.
-const GIT_HELPER: &str = "git-remote-entire";
+pub(crate) const GIT_HELPER: &str = "git-remote-entire";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -59,6 +59,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Peers(args) => cmd::peers::run(&global, output, args).await,
             Command::Register(args) => cmd::register::run(&global, output, args).await,
             Command::Gateway(args) => cmd::gateway::run(&global, output, args).await,
+            Command::Doctor(args) => cmd::doctor::run(&global, output, args).await,
             Command::Demo(args) => cmd::demo::run(output, args).await,
             Command::DemoPeer => cmd::demo::peer::run().await,
             Command::Completions(_) | Command::Man => Ok(()),

@@ -67,12 +67,15 @@ pub(crate) fn builder(global: &Global) -> Result<MeshBuilder, Failure> {
 
 /// The certificates, which are read again when their files change.
 fn identity(global: &Global) -> Result<Option<ClusterTls>, Failure> {
+    let load = |files| ClusterTls::load(files).map_err(|error| Failure::failed(Chain(&error)));
+    tls_files(global)?.map(load).transpose()
+}
+
+/// Where the certificates are: all of them, or none.
+pub(crate) fn tls_files(global: &Global) -> Result<Option<TlsFiles>, Failure> {
     match (&global.ca, &global.cert, &global.key) {
         (None, None, None) => Ok(None),
-        (Some(ca), Some(cert), Some(key)) => {
-            let files = TlsFiles::new(ca).identity(cert, key);
-            ClusterTls::load(files).map(Some).map_err(|error| Failure::failed(Chain(&error)))
-        }
+        (Some(ca), Some(cert), Some(key)) => Ok(Some(TlsFiles::new(ca).identity(cert, key))),
         _ => Err(Failure::usage(
             "--ca, --cert and --key belong together: both ends of a connection show who they are",
         )),

@@ -185,6 +185,17 @@ impl Mesh {
         Ok(others.iter().cloned().fold(registration, RegistrationBuilder::gateway))
     }
 
+    /// The name that the certificate of a node must hold: the node id itself, a name or an address. A peer of a
+    /// static list has its address for a node id; the port is no part of a name then. `None` for a node that
+    /// no certificate can name.
+    pub fn certificate_name(node_id: &str) -> Option<San> {
+        match node_id.parse::<Endpoint>() {
+            Ok(Endpoint::Ip(address)) => Some(San::from(address.ip())),
+            Ok(Endpoint::Name { host, .. }) => San::dns(&host).ok(),
+            _ => NodeNames::Plain.of(node_id).ok(),
+        }
+    }
+
     /// Whether connections are mutual TLS: whether there is an identity.
     pub fn is_encrypted(&self) -> bool {
         self.0.settings.identity.is_some()
@@ -417,8 +428,9 @@ impl MeshBuilder {
             client = client.per_try_timeout(limit);
         }
         if let Some(identity) = &self.identity {
-            client =
-                client.local_trust(LocalTrust::new(identity)?.names(NodeNames::Custom(Arc::new(name_of))));
+            client = client.local_trust(
+                LocalTrust::new(identity)?.names(NodeNames::Custom(Arc::new(Mesh::certificate_name))),
+            );
         }
         if self.plaintext_credentials {
             client = client.allow_plaintext_credentials();
@@ -431,29 +443,22 @@ impl MeshBuilder {
     }
 }
 
-/// The name that a certificate of this node must hold: the node id itself, a name or an address. A peer of a
-/// static list has its address for a node id; the port is no part of a name then.
-fn name_of(node_id: &str) -> Option<San> {
-    match node_id.parse::<Endpoint>() {
-        Ok(Endpoint::Ip(address)) => Some(San::from(address.ip())),
-        Ok(Endpoint::Name { host, .. }) => San::dns(&host).ok(),
-        _ => NodeNames::Plain.of(node_id).ok(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn s063_a_node_is_known_by_its_id_or_by_the_address_that_stands_for_it() {
-        assert_eq!(name_of("billing-1"), San::dns("billing-1").ok());
-        assert_eq!(name_of("10.0.0.1:80"), Some(San::from(std::net::IpAddr::from([10, 0, 0, 1]))));
+        assert_eq!(Mesh::certificate_name("billing-1"), San::dns("billing-1").ok());
         assert_eq!(
-            name_of("[::1]:80"),
+            Mesh::certificate_name("10.0.0.1:80"),
+            Some(San::from(std::net::IpAddr::from([10, 0, 0, 1])))
+        );
+        assert_eq!(
+            Mesh::certificate_name("[::1]:80"),
             Some(San::from(std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST)))
         );
-        assert_eq!(name_of("ta.internal:8443"), San::dns("ta.internal").ok());
-        assert_eq!(name_of("not a name"), None);
+        assert_eq!(Mesh::certificate_name("ta.internal:8443"), San::dns("ta.internal").ok());
+        assert_eq!(Mesh::certificate_name("not a name"), None);
     }
 }

@@ -105,7 +105,7 @@ fn is_directory(path: &Path) -> bool {
 }
 
 /// TLS with --ca, mutual with --cert and --key.
-fn tls(global: &Global) -> Result<Option<GatewayTls>, Failure> {
+pub(super) fn tls(global: &Global) -> Result<Option<GatewayTls>, Failure> {
     let identity = match (&global.cert, &global.key) {
         (None, None) => None,
         (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),

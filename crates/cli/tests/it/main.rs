@@ -1,6 +1,7 @@
 //! The command as people run it: real processes, real sockets.
 
 mod demo;
+mod doctor;
 mod explain;
 mod gateway;
 mod kit;

@@ -2,8 +2,8 @@
 
 use crate::kit::{dead_address, run, text};
 
-const COMMANDS: [&str; 9] =
-    ["expose", "proxy", "call", "peers", "register", "gateway", "demo", "completions", "man"];
+const COMMANDS: [&str; 10] =
+    ["expose", "proxy", "call", "peers", "register", "gateway", "doctor", "demo", "completions", "man"];
 
 #[test]
 fn every_subcommand_shows_an_example() {
@@ -41,6 +41,10 @@ fn bad_options_end_with_2_and_a_sentence() {
         (&["peers", "billing", "--from", "static:10.0.0.1:0"], "10.0.0.1:0"),
         (&["peers", "billing", "--from", "etcd://h1:2379/p"], "etcd"),
         (&["--ca", "ca.pem", "peers", "billing"], "--cert"),
+        (&["doctor", "a b"], "a b"),
+        (&["doctor", "--from", "carrier-pigeon:coop"], "carrier-pigeon"),
+        (&["--ca", "ca.pem", "doctor", "billing"], "--cert"),
+        (&["--ca", "ca.pem", "--key", "me.key", "doctor", "--gateway", "127.0.0.1:1"], "--cert"),
         (&["--log", "=[", "peers", "billing"], "--log"),
         (&["unknown"], "unknown"),
     ];

@@ -9,13 +9,17 @@ mod watched;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 pub use self::bearer::Bearer;
 pub(crate) use self::call::{CallError, Caller, How};
 pub(crate) use self::link::{Connection, Link};
 pub use self::tls::{GatewayTls, TlsConfigError};
 
-use crate::error::ConfigError;
+use crate::error::{ConfigError, StartError};
+use crate::pb;
 use crate::text::escaped;
 
 /// A gateway's control port: `host:port` and how to get there. Cheap to clone.
@@ -123,6 +127,31 @@ impl Gateway {
     #[must_use]
     pub fn connections_made(&self) -> u64 {
         self.link.get().map_or(0, |link| link.made())
+    }
+
+    /// Asks the gateway what is registered at it, to see whether it can be reached and answers. Changes
+    /// nothing there.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Config`] for settings that cannot be honoured; nothing was sent then.
+    /// [`StartError::Failed`] if there was no answer within `limit`, connecting included, or a refusal.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the call and nothing else.
+    pub async fn services(&self, limit: Duration) -> Result<Vec<pb::ServiceInfo>, StartError> {
+        self.check()?;
+        let until = Instant::now() + limit;
+        let caller = Caller::new(self.link()?, Arc::default(), limit);
+        let asked = async {
+            let connection = caller.connection(None).await?;
+            caller.list_services(&connection, until).await
+        };
+        asked.await.map_err(|error| StartError::Failed {
+            gateway: escaped(&self.settings.address),
+            source: error.failure,
+        })
     }
 
     /// Checks the address and the settings against it. No I/O.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use peerage_controlclient::{FailureKind, Registration, Service, StartError, StartPolicy};
+use peerage_controlclient::{
+    ConfigError, FailureKind, Gateway, Registration, Service, StartError, StartPolicy,
+};
 use peerage_devgateway::{BlackHole, Code, Rpc};
 use tokio::time::{Instant, timeout};
 
@@ -226,4 +228,19 @@ async fn a_service_registers_once_it_is_ready() {
         registering(&gateway).ready_when(std::future::pending()).start_policy(StartPolicy::Wait(ms(200)));
     assert!(matches!(never.start().await, Err(StartError::NotReady)));
     registration.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_can_be_asked_what_it_has_without_a_registration() {
+    let gateway = gateway().await;
+    assert_eq!(at(&gateway).services(secs(5)).await.unwrap(), []);
+    let registration = registering(&gateway).start().await.unwrap();
+    reaches(&registration, "live").await;
+    let services = at(&gateway).services(secs(5)).await.unwrap();
+    assert_eq!(services.iter().map(|service| service.namespace.as_str()).collect::<Vec<_>>(), ["greeter"]);
+
+    let error = nobody().services(secs(5)).await.unwrap_err();
+    assert_eq!(error.failure().map(|failure| failure.kind()), Some(FailureKind::Unreachable));
+    let error = Gateway::new("10.9.9.9:1").services(secs(5)).await.unwrap_err();
+    assert!(matches!(error, StartError::Config(ConfigError::Plaintext { .. })), "{error:?}");
 }

@@ -10,7 +10,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, TrustAnchor};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 
-use super::{POST_QUANTUM, TlsFailure};
+use super::{POST_QUANTUM, TlsFailure, Validity};
 
 /// Certificates, keys and revocation lists are small: what is larger is another file.
 const MAX_FILE_LEN: u64 = 1 << 20;
@@ -261,6 +261,11 @@ impl Identity {
     /// The certificate that is shown, in DER.
     pub fn certificate(&self) -> &[u8] {
         self.chain().first().map_or(&[], |leaf| leaf.as_ref())
+    }
+
+    /// From when until when that certificate holds; `None` if it does not say so in a known form.
+    pub fn validity(&self) -> Option<Validity> {
+        Validity::of(self.certificate())
     }
 
     pub(super) fn chain(&self) -> &[CertificateDer<'static>] {

@@ -31,6 +31,7 @@ mod reload;
 mod san;
 mod server;
 mod stream;
+mod validity;
 mod verify;
 
 use std::sync::{Arc, LazyLock};
@@ -47,6 +48,7 @@ pub use self::material::{Identity, Roots, TlsConfigError};
 pub use self::san::{NodeNames, PeerNames, San};
 pub use self::server::ServerTls;
 pub use self::stream::{TlsInfo, TlsStream};
+pub use self::validity::Validity;
 
 /// The application protocol that is offered and, when a peer selects one, the only one accepted (S-064).
 pub const ALPN: &[u8] = b"zap-http/1";

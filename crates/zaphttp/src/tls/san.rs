@@ -227,10 +227,10 @@ fn alternative_names(certificate: &[u8]) -> Option<&[u8]> {
 }
 
 /// What is left of some DER. Tags of one byte and lengths of at most three are all that X.509 needs here.
-struct Der<'a>(&'a [u8]);
+pub(super) struct Der<'a>(pub(super) &'a [u8]);
 
 impl<'a> Der<'a> {
-    fn next(&mut self) -> Option<(u8, &'a [u8])> {
+    pub(super) fn next(&mut self) -> Option<(u8, &'a [u8])> {
         let (&tag, rest) = self.0.split_first()?;
         let (&first, rest) = rest.split_first()?;
         let (len, rest) = match first {
@@ -246,7 +246,7 @@ impl<'a> Der<'a> {
         Some((tag, value))
     }
 
-    fn expect(&mut self, expected: u8) -> Option<&'a [u8]> {
+    pub(super) fn expect(&mut self, expected: u8) -> Option<&'a [u8]> {
         self.next().filter(|&(tag, _)| tag == expected).map(|(_, value)| value)
     }
 }
@@ -254,7 +254,7 @@ impl<'a> Der<'a> {
 const BOOLEAN: u8 = 0x01;
 const OCTET_STRING: u8 = 0x04;
 const OBJECT_IDENTIFIER: u8 = 0x06;
-const SEQUENCE: u8 = 0x30;
+pub(super) const SEQUENCE: u8 = 0x30;
 const EXTENSIONS: u8 = 0xa3;
 const DNS_NAME: u8 = 0x82;
 const URI: u8 = 0x86;

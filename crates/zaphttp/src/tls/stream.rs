@@ -11,7 +11,7 @@ use rustls::{NamedGroup, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::failure::TlsError;
-use super::{PeerNames, TlsFailure};
+use super::{PeerNames, TlsFailure, Validity};
 
 /// What was negotiated, and who the peer is. Cheap to clone; goes into the extensions of requests and
 /// responses (Z-035).
@@ -52,6 +52,11 @@ impl TlsInfo {
     /// The peer's certificate in DER, verified. A server has one only if it requires them.
     pub fn peer_certificate(&self) -> Option<&[u8]> {
         self.inner.certificate.as_deref()
+    }
+
+    /// From when until when the peer's certificate holds; `None` if it has none.
+    pub fn peer_validity(&self) -> Option<Validity> {
+        Validity::of(self.peer_certificate()?)
     }
 
     /// The names in the peer's certificate.
