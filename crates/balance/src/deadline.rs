@@ -40,12 +40,15 @@ pub fn attempt_limit(now: u64, deadline: Option<u64>, per_try: Option<u64>) -> O
 /// was late already.
 ///
 /// It had a fair chance if it used up its per-try time, or ran for ten times what it usually takes
-/// (`estimate`) and at least 100 ms, or was given nearly all the time the call had (`whole`).
+/// (`estimate`) and at least 100 ms, or was given nearly all the time the call had (`whole`), if that is 100 ms
+/// and more and longer than it usually takes. A caller that gives a call 5 ms must not take peers out for
+/// everybody.
 #[must_use]
 pub fn is_blamed(elapsed: u64, per_try: Option<u64>, estimate: u64, whole: Option<u64>) -> bool {
     per_try.is_some_and(|per_try| elapsed >= per_try)
         || elapsed > FAIR_CHANCE.max(estimate.saturating_mul(10))
-        || whole.is_some_and(|whole| elapsed >= whole - whole / 10)
+        || whole
+            .is_some_and(|whole| whole >= FAIR_CHANCE && elapsed >= whole - whole / 10 && elapsed > estimate)
 }
 
 /// The value of [`TIMEOUT_HEADER`]: whole milliseconds, rounded down, at least 1.
@@ -150,6 +153,12 @@ mod tests {
         assert!(is_blamed(301 * ms, None, 30 * ms, None));
         assert!(is_blamed(90 * ms, None, 30 * ms, Some(100 * ms)), "it had the whole call");
         assert!(!is_blamed(50 * ms, None, 30 * ms, Some(100 * ms)), "the call was late already");
+        assert!(is_blamed(100 * ms, None, 30 * ms, Some(100 * ms)));
+        for whole in [0, 1, 5, 50, 99] {
+            assert!(!is_blamed(whole * ms, None, 2 * ms, Some(whole * ms)), "{whole} ms is no fair chance");
+        }
+        assert!(!is_blamed(200 * ms, None, 500 * ms, Some(200 * ms)), "it usually takes longer");
+        assert!(is_blamed(501 * ms, None, 500 * ms, Some(501 * ms)));
     }
 
     #[test]

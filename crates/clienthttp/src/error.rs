@@ -84,6 +84,8 @@ pub enum BuildError {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Phase {
+    /// Waiting for the caller to give the body of the request.
+    RequestBody,
     /// Waiting for a connection.
     Connect,
     /// Waiting for the head of the answer.
@@ -95,6 +97,7 @@ pub enum Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::RequestBody => "waiting for the body of the request",
             Self::Connect => "connecting",
             Self::Head => "waiting for the answer",
             Self::Body => "reading the body",

@@ -32,6 +32,9 @@ const MDNS: &str = "mdns:";
 /// Callers keep a connection for their next call; one that is not used for so long is not needed.
 const IDLE: Duration = Duration::from_secs(75);
 
+/// A year: a limit beyond all time is one that nobody lives to see.
+const LONGEST_CLOSE: Duration = Duration::from_secs(365 * 86_400);
+
 /// What is left of the usual descriptor limits serves whatever the process does besides.
 const MAX_CONNECTIONS: usize = 10_000;
 
@@ -215,7 +218,7 @@ impl Mesh {
     pub async fn close(&self, limit: Duration) {
         *self.0.lock() = None;
         let callees = self.0.callees.swap(Arc::default());
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + limit.min(LONGEST_CLOSE);
         for (name, callee) in callees.iter() {
             // Each stands there under two names.
             if callee.source.service_type().as_str() == name {

@@ -6,6 +6,7 @@ mod http;
 mod memory;
 #[cfg(any(feature = "zap", feature = "http"))]
 mod race;
+mod until;
 #[cfg(feature = "zap")]
 mod zap;
 
@@ -24,13 +25,15 @@ use peerage_balance::{Outcome, Stage};
 use peerage_discovery::{Endpoint, Peer};
 #[cfg(feature = "zap")]
 use peerage_zaphttp::Reuse;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tower_service::Service;
 
 #[cfg(feature = "http")]
 pub use self::http::{HttpDialer, HttpVersion};
 #[cfg(feature = "test-util")]
 pub use self::memory::TestDialer;
+pub(crate) use self::until::Until;
+use self::until::{Given, Told, in_time};
 #[cfg(feature = "zap")]
 pub use self::zap::ZapDialer;
 use crate::{Body, BoxError};
@@ -127,7 +130,7 @@ impl Channel {
         Self { kind: Kind::Zap(client) }
     }
 
-    /// One exchange, over by `until`, if possible on a connection of its own if it is to be `fresh`. Calls
+    /// One exchange, over in time, if possible on a connection of its own if it is to be `fresh`. Calls
     /// `ready` with the time when the connection is there and the request goes out.
     #[cfg_attr(
         not(feature = "zap"),
@@ -138,7 +141,7 @@ impl Channel {
         head: &Parts,
         body: Body,
         fresh: bool,
-        until: Option<Instant>,
+        until: Until,
         ready: impl FnOnce(Instant),
     ) -> Result<Response<Body>, ExchangeError> {
         #[cfg(feature = "zap")]
@@ -147,26 +150,33 @@ impl Channel {
             // It watches the time itself, and knows best how far it came.
             #[cfg(feature = "zap")]
             Kind::Zap(client) if body.is_whole() => {
-                match client.send_once_noting(head, body, reuse, until, ready).await {
+                match client.send_once_noting(head, body, reuse, until.at, ready).await {
                     Ok(response) => Ok(response.map(Body::zap)),
                     Err(error) => Err(zap::failure(error)),
                 }
             }
-            // The time that the body takes to be read counts, too.
+            // It reads the body before it connects, and has no limit for that.
             #[cfg(feature = "zap")]
             Kind::Zap(client) => {
+                let (given, mark) = (Given::default(), Mark::default());
+                let body = Told::new(body, &given);
                 let exchange = async {
-                    match client.send_once_noting(head, body, reuse, until, ready).await {
+                    let ready = |now| {
+                        mark.set();
+                        ready(now);
+                    };
+                    match client.send_once_noting(head, body, reuse, None, ready).await {
                         Ok(response) => Ok(response.map(Body::zap)),
                         Err(error) => Err(zap::failure(error)),
                     }
                 };
-                in_time(Box::pin(exchange), until).await
+                until::gathering(Box::pin(exchange), until, &given, || mark.is_set()).await
             }
             Kind::Other(exchange) => {
-                let mark = Mark::default();
+                let (given, mark) = (Given::default(), Mark::default());
+                let body = if body.is_whole() { body } else { Body::new(Told::new(body, &given)) };
                 let exchanging = exchange.send(Request::from_parts(head.clone(), body), mark.clone());
-                in_time(noting(exchanging, &mark, ready), until).await
+                in_time(noting(exchanging, &mark, ready), until.at, &given, || mark.is_set()).await
             }
         }
     }
@@ -229,15 +239,6 @@ impl fmt::Debug for Channel {
             Kind::Other(_) => "Channel(service)",
         })
     }
-}
-
-async fn in_time<F>(exchange: F, until: Option<Instant>) -> Result<Response<Body>, ExchangeError>
-where
-    F: Future<Output = Result<Response<Body>, ExchangeError>>,
-{
-    let Some(until) = until else { return exchange.await };
-    let too_late = |elapsed| ExchangeError::new(FailureKind::Timeout, Stage::Ambiguous, elapsed);
-    timeout_at(until, exchange).await.unwrap_or_else(|elapsed| Err(too_late(elapsed)))
 }
 
 type Exchanging = Pin<Box<dyn Future<Output = Result<Response<Body>, ExchangeError>> + Send>>;
@@ -342,6 +343,8 @@ pub enum FailureKind {
     },
     /// The request's own body failed. Nothing is wrong with the peer.
     RequestBody,
+    /// The request's own body did not come in time. Nothing is wrong with the peer.
+    RequestLate,
     /// The channel was closed while the call was on its way to it.
     Closed,
     /// The peer left long ago. Nothing is wrong with it.
@@ -386,13 +389,14 @@ impl ExchangeError {
             FailureKind::Request
             | FailureKind::BodyTooLarge { .. }
             | FailureKind::RequestBody
+            | FailureKind::RequestLate
             | FailureKind::Closed
             | FailureKind::Drained => None,
         }
     }
 
     pub(crate) const fn is_timeout(&self) -> bool {
-        matches!(self.kind, FailureKind::Timeout | FailureKind::ConnectTimeout)
+        matches!(self.kind, FailureKind::Timeout | FailureKind::ConnectTimeout | FailureKind::RequestLate)
     }
 
     /// The rest of the sentence "billing-1 was tried and …".
@@ -408,11 +412,15 @@ impl ExchangeError {
             FailureKind::Request | FailureKind::BodyTooLarge { .. } | FailureKind::RequestBody => {
                 "was not sent the request"
             }
+            FailureKind::RequestLate => WAITED_FOR_BODY,
             FailureKind::Closed => "was leaving",
             FailureKind::Drained => "had left before it answered",
         }
     }
 }
+
+/// What is said of a peer that waited for the caller.
+pub(crate) const WAITED_FOR_BODY: &str = "waited for the body of the request";
 
 /// Whether what is sent there stays on this host (S-008).
 pub(crate) fn is_local(endpoint: &Endpoint) -> bool {

@@ -10,7 +10,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use peerage_clienthttp::{
-    Body, Client, ClientBuilder, ClientError, HttpDialer, HttpVersion, Policy, TestDialer,
+    Body, Client, ClientBuilder, ClientError, HttpDialer, HttpVersion, Phase, Policy, Stage, TestDialer,
 };
 use peerage_tests::{Facts, FaultProxy};
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
@@ -225,6 +225,31 @@ async fn h038_what_was_not_sent_over_http_moves_on_and_a_lost_post_does_not() {
         let client = web_client(version, &[closes.addr()]).build().await.unwrap();
         let error = client.post("/").body("x").send().await.unwrap_err();
         assert!(matches!(error, ClientError::OutcomeUnknown { .. }), "{version:?}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn b_4_2_a_web_server_that_no_connection_reaches_was_not_sent_the_call() {
+    for version in BOTH {
+        let holes = [peerage_tests::BlackHole::new(), peerage_tests::BlackHole::new()];
+        let client = web_client(version, &holes.each_ref().map(|hole| hole.addr()));
+        let client = client.per_try_timeout(Duration::from_millis(20)).build().await.unwrap();
+        let error = client.post("/").body("x").send().await.unwrap_err();
+        let stages: Vec<_> = error.attempts().unwrap().iter().map(|attempt| attempt.stage).collect();
+        assert_eq!(stages, [Stage::NotSent; 5], "{version:?}: any method goes on to the next peer");
+        assert!(
+            matches!(error, ClientError::Timeout { where_: Phase::Connect, .. }),
+            "{version:?}: {error:?}"
+        );
+        assert!(error.is_retryable() && error.request().is_some(), "{error:?}");
+
+        let client = web_client(version, &[holes[0].addr()]).request_timeout(Duration::from_millis(20));
+        let error = client.build().await.unwrap().post("/").body("x").send().await.unwrap_err();
+        assert!(
+            matches!(error, ClientError::Timeout { where_: Phase::Connect, .. }),
+            "{version:?}: {error:?}"
+        );
+        assert!(!error.was_sent(), "{error:?}");
     }
 }
 

@@ -6,7 +6,7 @@ use axum::{Router, body::Body as AxumBody, response::Response as AxumResponse};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use peerage_clienthttp::{
-    CallOptions, Client, ClientBuilder, ClientError, Outcome, Phase, RetryPolicy, Stage,
+    Body, CallOptions, Client, ClientBuilder, ClientError, Outcome, Phase, RetryPolicy, Stage,
 };
 use peerage_discovery::{Report, SourceId};
 use peerage_tests::Facts;
@@ -258,4 +258,101 @@ async fn a_call_that_serves_one_with_no_time_left_is_not_made() {
     let error = client.send(request).await.unwrap_err();
     assert!(error.is_timeout(), "{error:?}");
     assert_eq!(peer.server.connection_count(), 0);
+}
+
+/// A body of which the second half never comes.
+fn half_a_body() -> Body {
+    let half = futures_util::stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"half"))]);
+    let frames = half.chain(futures_util::stream::pending()).map(|piece| piece.map(http_body::Frame::data));
+    Body::new(http_body_util::StreamBody::new(frames))
+}
+
+#[tokio::test(start_paused = true)]
+async fn b_8_a_caller_that_is_slow_to_give_its_body_puts_no_blame_on_the_peer() {
+    let (router, asked) = good();
+    let source = Announcer::new(SourceId::Static);
+    source.join("billing-1", &[NOWHERE]);
+    source.join("billing-2", &[SocketAddr::from(([127, 0, 0, 1], 2))]);
+    let client = source.client().dialer(InMemory::serve(router)).request_timeout(MS(1_000));
+    let client = client.per_try_timeout(MS(100)).build().await.unwrap();
+    // Six in a row would take out either of them.
+    for method in [http::Method::POST, http::Method::PUT].into_iter().cycle().take(24) {
+        let began = Instant::now();
+        let error = client.request(method, "/").body(half_a_body()).send().await.unwrap_err();
+        assert_eq!(began.elapsed().as_millis(), 1_000, "no attempt has begun that could be over sooner");
+        assert!(
+            matches!(error, ClientError::Timeout { where_: Phase::RequestBody, attempts: 1, .. }),
+            "{error:?}"
+        );
+        assert!(!error.was_sent(), "{error:?}");
+        let attempt = error.attempts().unwrap().last().unwrap();
+        assert_eq!((attempt.outcome, attempt.stage), (Outcome::Cancelled, Stage::NotSent));
+    }
+    let view = client.view();
+    assert!(view.peers.iter().all(|peer| peer.recent_failed == 0 && peer.success_ratio > 0.999), "{view}");
+    assert_eq!((source.reports.count(), source.refreshes.count(), asked.count()), (0, 0, 0));
+    assert_eq!(client.get("/").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b_8_the_time_of_an_attempt_begins_when_its_body_is_there() {
+    let (router, _) = good();
+    let client = InMemory::serve(router).client(1).per_try_timeout(MS(100)).build().await.unwrap();
+    let pieces = futures_util::stream::iter(0..5).then(|_| async {
+        sleep(MS(80)).await;
+        Ok::<_, Infallible>(http_body::Frame::data(Bytes::from_static(b"piece")))
+    });
+    let body = Body::new(http_body_util::StreamBody::new(pieces));
+    let answer = client.post("/").body(body).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.attempts().unwrap().count()), (200, 1));
+
+    let silent = InMemory::serve(silent()).client(1).per_try_timeout(MS(100)).build().await.unwrap();
+    let began = Instant::now();
+    let piece = futures_util::stream::once(async {
+        sleep(MS(80)).await;
+        Ok::<_, Infallible>(http_body::Frame::data(Bytes::from_static(b"piece")))
+    });
+    let body = Body::new(http_body_util::StreamBody::new(Box::pin(piece)));
+    let error = silent.post("/").body(body).send().await.unwrap_err();
+    assert!(matches!(error, ClientError::Timeout { where_: Phase::Head, .. }), "{error:?}");
+    assert_eq!(began.elapsed().as_millis(), 180);
+    let attempt = error.attempts().unwrap().last().unwrap();
+    assert_eq!((attempt.outcome, attempt.stage), (Outcome::Hard, Stage::Ambiguous));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b_0_4_limits_beyond_all_time_are_no_panic() {
+    let (router, _) = good();
+    let (source, dialer) = (Announcer::new(SourceId::Static), InMemory::serve(router));
+    let patient = RetryPolicy::default().ready_wait(Duration::MAX);
+    let client = source.client().dialer(dialer.clone()).retry(patient).min_peers(0).build().await.unwrap();
+    let began = Instant::now();
+    let error = client.get("/").timeout(MS(50)).send().await.unwrap_err();
+    assert!(matches!(error, ClientError::NoPeers { .. }), "{error:?}");
+    assert_eq!(began.elapsed().as_millis(), 50);
+    // Without any limit it waits for as long as it takes.
+    let (answer, ()) = tokio::join!(client.get("/").timeout(Duration::MAX).send(), async {
+        sleep(Duration::from_secs(86_400)).await;
+        source.join("billing-1", &[NOWHERE]);
+    });
+    assert_eq!(answer.unwrap().status(), 200);
+    let client = source.client().dialer(dialer).discover_timeout(Duration::MAX).build().await.unwrap();
+    assert_eq!(client.get("/").body_timeout(Duration::MAX).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b_8_calls_with_next_to_no_time_take_nobody_out() {
+    let slow = Router::new().fallback(async || {
+        sleep(MS(20)).await;
+        "slow"
+    });
+    let client = InMemory::serve(slow).client(2).build().await.unwrap();
+    for _ in 0..30 {
+        let error = client.get("/").timeout(MS(10)).send().await.unwrap_err();
+        assert!(error.is_timeout(), "{error:?}");
+        assert_eq!(error.attempts().unwrap().last().unwrap().outcome, Outcome::Cancelled);
+    }
+    let view = client.view();
+    assert!(view.peers.iter().all(|peer| peer.recent_failed == 0), "{view}");
+    assert_eq!(client.get("/").send().await.unwrap().status(), 200);
 }

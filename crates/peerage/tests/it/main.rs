@@ -116,7 +116,7 @@ async fn clients_are_made_once_and_not_without_bound() {
     let refused = mesh.client("one-too-many");
     assert!(matches!(refused, Err(MeshError::TooManyServices { limit: 64 })), "{refused:?}");
     assert!(matches!(mesh.client("no such name"), Err(MeshError::Discovery(_))));
-    timeout(LIMIT, mesh.close(LIMIT)).await.expect("closing ends");
+    timeout(LIMIT, mesh.close(Duration::MAX)).await.expect("closing ends, whatever the limit");
 }
 
 #[test]

@@ -13,6 +13,9 @@ use crate::{
     client::{Auth, Choice, Settings, Shared, members::Members, metrics::Meters, running::Running},
 };
 
+/// A year.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);
+
 impl ClientBuilder {
     /// Starts discovery and waits for peers.
     ///
@@ -25,7 +28,8 @@ impl ClientBuilder {
     ///
     /// Dropping the future stops what was started.
     pub async fn build(self) -> Result<Client, BuildError> {
-        let (want, limit) = (self.min_peers, self.discover_timeout);
+        // A limit beyond all time is one that nobody lives to see.
+        let (want, limit) = (self.min_peers, self.discover_timeout.min(LONGEST_WAIT));
         let client = self.make()?;
         let shared = Arc::clone(&client.shared);
         let discovery = &*shared.members.discovery;

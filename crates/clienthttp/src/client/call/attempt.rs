@@ -16,7 +16,7 @@ use crate::{
         members::{Lease, Member, Members, Node},
         moment::Moment,
     },
-    dial::{ExchangeError, FailureKind},
+    dial::{ExchangeError, FailureKind, Until},
     error::Phase,
     replay::Replay,
     secure::Crossing,
@@ -101,7 +101,7 @@ impl Call<'_> {
             waiting.lease.sent(now.nanos);
         };
         // Begun where it is waited for: what is begun before is moved there, and it is large.
-        let may_be_cut = members.may_be_cut(course.began, until);
+        let may_be_cut = members.may_be_cut(course.began, until.at);
         let result = if dressed.span.is_disabled() && !may_be_cut {
             channel.send(sent, body.attempt(), fresh, until, ready).await
         } else {
@@ -120,7 +120,11 @@ impl Call<'_> {
         match result {
             Ok(response) => Ended::Answer(response),
             Err(error) if error.is_timeout() && self.deadline.is_some_and(|end| end.at <= Instant::now()) => {
-                Ended::Late(if error.stage == Stage::NotSent { Phase::Connect } else { Phase::Head })
+                Ended::Late(match (error.kind, error.stage) {
+                    (FailureKind::RequestLate, _) => Phase::RequestBody,
+                    (_, Stage::NotSent) => Phase::Connect,
+                    _ => Phase::Head,
+                })
             }
             Err(error) => Ended::Failure(error),
         }
@@ -181,12 +185,14 @@ impl Call<'_> {
     }
 
     /// When an attempt that began then must be over.
-    pub(super) fn until(&self, began: Moment) -> Option<Instant> {
-        let per_try = self.settings().retry.per_try_limit().and_then(|limit| began.at.checked_add(limit));
-        match (self.deadline.map(|deadline| deadline.at), per_try) {
+    pub(super) fn until(&self, began: Moment) -> Until {
+        let (deadline, per_try) =
+            (self.deadline.map(|deadline| deadline.at), self.settings().retry.per_try_limit());
+        let at = match (deadline, per_try.and_then(|limit| began.at.checked_add(limit))) {
             (Some(deadline), Some(per_try)) => Some(deadline.min(per_try)),
-            (until, None) | (None, until) => until,
-        }
+            (at, None) | (None, at) => at,
+        };
+        Until { at, deadline, per_try }
     }
 
     /// Adds what differs from one attempt to the next.

@@ -65,6 +65,9 @@ impl Call<'_> {
             (FailureKind::ConnectTimeout, _) => {
                 ClientError::Timeout { where_: Phase::Connect, attempts, call }
             }
+            (FailureKind::RequestLate, _) => {
+                ClientError::Timeout { where_: Phase::RequestBody, attempts, call }
+            }
             (FailureKind::Tls | FailureKind::Identity, _) => ClientError::Tls { call, source },
             (FailureKind::Timeout, _) => ClientError::Timeout { where_: Phase::Head, attempts, call },
             (FailureKind::Protocol | FailureKind::Request, _) => ClientError::Protocol { call, source },

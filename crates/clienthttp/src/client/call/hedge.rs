@@ -213,7 +213,7 @@ impl Call<'_> {
         let (own, span) = (dressed.own.map_or(own, |own| *own), dressed.span);
         let (channel, body) = (channel.clone(), body.attempt());
         let (until, fresh) = (self.until(course.began), course.fresh);
-        let may_be_cut = self.shared.members.may_be_cut(course.began, until);
+        let may_be_cut = self.shared.members.may_be_cut(course.began, until.at);
         let (peer, known) = (lease.peer().clone(), course.clone());
         let mut flight = Flight { members: Arc::clone(&self.shared.members), held: Some((lease, course)) };
         let flying = async move {

@@ -11,7 +11,7 @@ use super::{Call, NO_RETRY, attempt::Course};
 use crate::{
     Attempt, Body, PeerInfo,
     client::{members::Lease, moment::Moment},
-    dial::{ExchangeError, FailureKind},
+    dial::{ExchangeError, FailureKind, WAITED_FOR_BODY},
     error::Phase,
 };
 
@@ -84,8 +84,14 @@ impl Call<'_> {
         let elapsed = now.since(course.began);
         let per_try = self.settings().retry.per_try_limit().map(nanos);
         let estimate = lease.member().state().estimate(now.nanos);
-        let is_blamed = deadline::is_blamed(nanos(elapsed), per_try, estimate, self.limit.map(nanos));
+        let is_blamed = phase != Phase::RequestBody
+            && deadline::is_blamed(nanos(elapsed), per_try, estimate, self.limit.map(nanos));
         let (stage, failure, blame) = match phase {
+            // It had nothing to answer yet.
+            Phase::RequestBody if course.sent.is_none() => {
+                (Stage::NotSent, WAITED_FOR_BODY, Outcome::Cancelled)
+            }
+            Phase::RequestBody => (Stage::Ambiguous, WAITED_FOR_BODY, Outcome::Cancelled),
             Phase::Connect => (Stage::NotSent, "took too long to connect to", Outcome::Dial),
             _ => (Stage::Ambiguous, "did not answer in time", Outcome::Hard),
         };

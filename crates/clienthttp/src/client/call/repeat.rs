@@ -117,7 +117,8 @@ impl Call<'_> {
                         (
                             FailureKind::Request
                             | FailureKind::BodyTooLarge { .. }
-                            | FailureKind::RequestBody,
+                            | FailureKind::RequestBody
+                            | FailureKind::RequestLate,
                             _,
                         ) => {
                             return Err(self.failure(error, &retry, false));
@@ -225,8 +226,8 @@ impl Call<'_> {
             return Err(self.nobody(unpicked, Duration::ZERO));
         }
         let began = *now;
-        let until = began.at + self.settings().retry.ready_wait_limit();
-        let until = self.deadline.map_or(until, |deadline| deadline.at.min(until));
+        let wait = began.after(self.settings().retry.ready_wait_limit());
+        let until = [wait, self.deadline].into_iter().flatten().map(|end| end.at).min();
         loop {
             let mut changed = std::pin::pin!(members.changed());
             changed.as_mut().enable();
@@ -234,7 +235,14 @@ impl Call<'_> {
             match self.pick_now(tried, &cx, repeatable, now.nanos) {
                 Ok(picked) => return Ok(picked),
                 Err(unpicked) if may_appear(&unpicked) => {
-                    if timeout_at(until, changed).await.is_err() {
+                    let has_changed = match until {
+                        Some(until) => timeout_at(until, changed).await.is_ok(),
+                        None => {
+                            changed.await;
+                            true
+                        }
+                    };
+                    if !has_changed {
                         return Err(self.nobody(unpicked, began.at.elapsed()));
                     }
                 }

@@ -77,7 +77,7 @@ impl Question {
     /// Asks, and waits for the first word until then.
     pub(super) async fn ask(&self, channel: &Channel, until: Instant) -> Word {
         let body = Body::from(self.message.clone());
-        let Ok(answer) = channel.send(&self.head, body, false, Some(until), |_| {}).await else {
+        let Ok(answer) = channel.send(&self.head, body, false, until.into(), |_| {}).await else {
             return Word::Nothing;
         };
         let (head, body) = answer.into_parts();

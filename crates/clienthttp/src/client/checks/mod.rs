@@ -157,7 +157,7 @@ impl Checks {
         match &self.kind {
             Kind::Connect => channel.try_connect(until).await.unwrap_or(true).into(),
             Kind::Get(head) => {
-                let answer = channel.send(head, Body::empty(), false, Some(until), |_| {}).await;
+                let answer = channel.send(head, Body::empty(), false, until.into(), |_| {}).await;
                 answer.is_ok_and(|answer| answer.status() == http::StatusCode::OK).into()
             }
             #[cfg(feature = "grpc")]

@@ -54,7 +54,7 @@ pub(crate) struct Meters {
     resends: [OnceLock<Counter>; RESENT.len()],
     refusals: [OnceLock<Counter>; REFUSED.len()],
     hedges: [OnceLock<Counter>; 3],
-    lates: [OnceLock<Counter>; 3],
+    lates: [OnceLock<Counter>; WHERE.len()],
     response: OnceLock<Histogram>,
     pick: OnceLock<Histogram>,
     attempts: OnceLock<Histogram>,
@@ -76,7 +76,7 @@ const RESENT: [(&str, &str); 11] = [
 ];
 const REFUSED: [&str; 5] = ["budget", "deadline", "body", "method", "told"];
 const ZONES: [&str; 3] = ["none", "own", "other"];
-const WHERE: [&str; 3] = ["connect", "head", "body"];
+const WHERE: [&str; 4] = ["connect", "head", "body", "request_body"];
 const HEDGED: [&str; 3] = ["won", "lost", "refused"];
 
 impl Meters {
@@ -171,6 +171,7 @@ impl Meters {
             Phase::Connect => 0,
             Phase::Head => 1,
             Phase::Body => 2,
+            Phase::RequestBody => 3,
         };
         self.count(&self.lates, place, DEADLINE_EXCEEDED, &[("where", at(&WHERE, place))]);
     }
