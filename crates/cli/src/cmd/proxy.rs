@@ -1,19 +1,24 @@
 //! `peerage proxy`: HTTP/1.1 and HTTP/2 in, the mesh out.
 
 use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use peerage::Mesh;
-use peerage::clienthttp::{ClientError, PeerInfo};
+use peerage::clienthttp::{ClientError, PeerInfo, Phase, ServingLayer};
 use tokio::net::TcpListener;
+use tower_layer::Layer;
+use tower_service::Service;
 
 use crate::args::{Global, Proxy};
 use crate::output::{Chain, Failure, Output};
@@ -27,6 +32,26 @@ const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 struct Front {
     mesh: Mesh,
     service: Option<String>,
+}
+
+/// [`Front`] as the service of a connection. Behind a [`ServingLayer`]: a call that is passed on has no more time
+/// than the caller gave it, is no new one if it is a repeat, and its error says so if it was repeated already.
+#[derive(Clone)]
+struct Passing(Arc<Front>);
+
+impl Service<Request<Incoming>> for Passing {
+    type Response = Response<AnswerBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let front = self.0.clone();
+        Box::pin(async move { Ok(front.answer(request).await) })
+    }
 }
 
 pub(crate) async fn run(global: &Global, output: Output, args: Proxy) -> Result<(), Failure> {
@@ -65,6 +90,7 @@ pub(crate) async fn serve(
     stop: &mut Stop,
 ) {
     let front = Arc::new(Front { mesh, service });
+    let passing = TowerToHyperService::new(ServingLayer::new().layer(Passing(front.clone())));
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
     http.http2().timer(TokioTimer::new()).max_concurrent_streams(256).max_header_list_size(16 * 1024);
@@ -87,14 +113,7 @@ pub(crate) async fn serve(
         };
         pause = Duration::ZERO;
         stream.set_nodelay(true).ok();
-        let front = front.clone();
-        let connection = http.serve_connection(
-            TokioIo::new(stream),
-            service_fn(move |request| {
-                let front = front.clone();
-                async move { Ok::<_, Infallible>(front.answer(request).await) }
-            }),
-        );
+        let connection = http.serve_connection(TokioIo::new(stream), passing.clone());
         let connection = graceful.watch(connection.into_owned());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -110,7 +129,7 @@ pub(crate) async fn serve(
 }
 
 impl Front {
-    async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+    async fn answer(&self, mut request: Request<Incoming>) -> Response<AnswerBody> {
         if request.method() == Method::CONNECT || asks_for_websocket(&request) {
             return plain(
                 StatusCode::NOT_IMPLEMENTED,
@@ -125,6 +144,7 @@ impl Front {
             Ok(client) => client,
             Err(error) => return plain(StatusCode::NOT_FOUND, format!("{}\n", Chain(&error))),
         };
+        drop_named_by_connection(request.headers_mut());
         match client.send(request).await {
             Ok(mut answer) => {
                 let peer = answer.extensions().get::<PeerInfo>().map(|peer| peer.node_id().to_owned());
@@ -168,6 +188,22 @@ fn host_of(authority: &str) -> &str {
     host.rsplit_once(':').map_or(host, |(host, _)| host).trim_end_matches('.')
 }
 
+/// Fields that are about the caller's connection go no further (RFC 9110 §7.6.1). Those that always are go with
+/// the frames; these are the ones that only the caller knows.
+fn drop_named_by_connection(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| *name != header::HOST)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
 /// An `Upgrade: h2c`, which curl sends, may be ignored; a WebSocket without its answer would hang.
 fn asks_for_websocket<B>(request: &Request<B>) -> bool {
     request.headers().get_all(header::UPGRADE).iter().any(|value| {
@@ -185,6 +221,7 @@ fn status_of(error: &ClientError) -> StatusCode {
         ClientError::NoPeers { .. } | ClientError::Saturated { .. } | ClientError::Closed { .. } => {
             StatusCode::SERVICE_UNAVAILABLE
         }
+        ClientError::Timeout { where_: Phase::RequestBody, .. } => StatusCode::REQUEST_TIMEOUT,
         ClientError::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         ClientError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         ClientError::InsecureTransport { .. } => StatusCode::FORBIDDEN,
@@ -206,6 +243,24 @@ mod tests {
         ] {
             assert_eq!(host_of(authority), host);
         }
+    }
+
+    #[test]
+    fn what_the_connection_header_names_goes_no_further() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "keep-alive, X-Mine"),
+            ("connection", "host,,\u{e9}"),
+            ("x-mine", "1"),
+            ("x-other", "2"),
+        ] {
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
+        }
+        headers.insert("host", HeaderValue::from_static("billing"));
+        drop_named_by_connection(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["connection", "host", "x-other"]);
     }
 
     #[test]

@@ -92,6 +92,56 @@ fn the_proxy_carries_bodies_and_refuses_websockets() {
     }
 }
 
+/// The value of a header field that is passed on, as the upstream got it.
+fn field(answer: &str, name: &str) -> Option<String> {
+    let start = format!("{name}: ");
+    answer.lines().find_map(|line| line.strip_prefix(&start)).map(|value| value.trim().to_owned())
+}
+
+#[test]
+fn b_8_the_proxy_gives_a_call_no_more_time_than_its_caller_did() {
+    let upstream = upstream(|head, _| ok(&head.to_ascii_lowercase()));
+    let service = expose(&format!("http://{upstream}"), &[]);
+    let proxy = proxy_to(&service, &[]);
+    for (given, most) in [("peerage-timeout-ms: 20000", 19_995), ("grpc-timeout: 15S", 14_995)] {
+        let answer = http(
+            proxy.address,
+            &format!("GET / HTTP/1.1\r\nHost: billing.localhost\r\nConnection: close\r\n{given}\r\n\r\n"),
+        );
+        let left = field(&answer, "peerage-timeout-ms").and_then(|left| left.parse::<u64>().ok());
+        assert!(left.is_some_and(|left| (1..=most).contains(&left)), "{given}: {answer}");
+    }
+    let absurd = "peerage-timeout-ms: -1\r\nx-envoy-expected-rq-timeout-ms: 99999999999999999999";
+    let answer = http(
+        proxy.address,
+        &format!("GET / HTTP/1.1\r\nHost: billing.localhost\r\nConnection: close\r\n{absurd}\r\n\r\n"),
+    );
+    let left = field(&answer, "peerage-timeout-ms").and_then(|left| left.parse::<u64>().ok());
+    assert!(left.is_some_and(|left| (1..=30_000).contains(&left)), "its own limit is left: {answer}");
+}
+
+#[test]
+fn b_5_1_the_proxy_repeats_no_repeat_and_marks_the_error_of_a_call_that_it_repeated() {
+    let upstream = upstream(|head, _| {
+        let answer = format!("{}\r\n", head.to_ascii_lowercase());
+        format!("HTTP/1.1 503 no\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{answer}", answer.len())
+            .into_bytes()
+    });
+    let service = expose(&format!("http://{upstream}"), &[]);
+    let proxy = proxy_to(&service, &[]);
+    let ask = |more: &str| {
+        let head = "GET / HTTP/1.1\r\nHost: billing.localhost\r\nConnection: close\r\n";
+        http(proxy.address, &format!("{head}{more}\r\n"))
+    };
+    let answer = ask("");
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert_eq!(field(&answer, "peerage-attempt").as_deref(), Some("2"), "it was sent again: {answer}");
+    assert_eq!(field(&answer, "peerage-no-retry").as_deref(), Some("1"), "{answer}");
+    let answer = ask("peerage-attempt: 7\r\n");
+    assert_eq!(field(&answer, "peerage-attempt").as_deref(), Some("7"), "a repeat is not repeated: {answer}");
+    assert_eq!(field(&answer, "peerage-no-retry").as_deref(), Some("1"), "{answer}");
+}
+
 #[test]
 fn a_dead_upstream_is_a_502_that_names_it() {
     let dead = dead_address();
