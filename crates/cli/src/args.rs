@@ -71,6 +71,7 @@ pub(crate) enum Command {
     Peers(Peers),
     Register(Register),
     Gateway(Gateway),
+    Status(Status),
     Doctor(Doctor),
     Demo(Demo),
     Completions(Completions),
@@ -124,7 +125,8 @@ pub(crate) struct Expose {
 #[command(after_help = "Examples:\n  \
     peerage proxy\n  \
     curl http://billing.localhost:8080/v1/invoices\n  \
-    peerage proxy --listen 127.0.0.1:0 --service billing")]
+    peerage proxy --listen 127.0.0.1:0 --service billing\n  \
+    peerage proxy --status 127.0.0.1:8090")]
 pub(crate) struct Proxy {
     /// Address to listen on, HTTP/1.1 and HTTP/2 without TLS; port 0 takes a free one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "PEERAGE_PROXY_LISTEN")]
@@ -132,7 +134,11 @@ pub(crate) struct Proxy {
     /// Send every host to this service, instead of choosing by `NAME.localhost`.
     #[arg(long, value_name = "NAME", env = "PEERAGE_SERVICE")]
     pub(crate) service: Option<String>,
-    /// Allow --listen on an address that others can reach: whoever does can call every service.
+    /// Address of a page that shows the peers, what the proxy makes of them, and why the last calls went where they
+    /// went; the same as JSON under /api/v1/services and /api/v1/calls, and /metrics.
+    #[arg(long, value_name = "ADDR", env = "PEERAGE_PROXY_STATUS")]
+    pub(crate) status: Option<SocketAddr>,
+    /// Allow --listen and --status on addresses that others can reach: whoever does can call every service.
     #[arg(long)]
     pub(crate) danger_listen: bool,
     /// Forward `Authorization` and cookies to peers that are reached without TLS.
@@ -364,6 +370,28 @@ pub(crate) enum Tier {
     /// v1, v2, …
     #[value(name = "vN")]
     Numbered,
+}
+
+/// Show what this host can see, on a page: services and their peers.
+///
+/// Nobody is called. What a client makes of its peers, and why calls go where they go, is on the page of `proxy
+/// --status`; what is registered at a gateway on that of `gateway --status`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    peerage status\n  \
+    peerage status billing --listen 127.0.0.1:0\n  \
+    curl http://127.0.0.1:8090/api/v1/services\n  \
+    curl http://127.0.0.1:8090/metrics")]
+pub(crate) struct Status {
+    /// Services to be shown. Without one every service that is announced.
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Address of the page; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8090", env = "PEERAGE_STATUS_LISTEN")]
+    pub(crate) listen: SocketAddr,
+    /// Allow --listen on an address that others can reach: whoever does sees who is where.
+    #[arg(long)]
+    pub(crate) danger_listen: bool,
 }
 
 /// Find out what is wrong here: discovery, the peers, certificates, a gateway, git.

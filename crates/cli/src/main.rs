@@ -1,7 +1,7 @@
 //! The command `peerage`: services find each other and call each other.
 //!
 //! `args.rs` is the command line, `cmd/` holds a file a subcommand, `output.rs` what is printed and the exit
-//! codes, `upstream.rs` what `expose` forwards to, `stop.rs` Ctrl-C. Called by the name `git-remote-entire`, the same
+//! codes, `page/` the status page, `serve.rs` what answers HTTP, `upstream.rs` what `expose` forwards to, `stop.rs` Ctrl-C. Called by the name `git-remote-entire`, the same
 //! program is Git's helper of that name.
 
 mod args;
@@ -9,6 +9,8 @@ mod cmd;
 mod explain;
 mod load;
 mod output;
+mod page;
+mod serve;
 mod setup;
 mod stop;
 mod upstream;
@@ -59,6 +61,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Peers(args) => cmd::peers::run(&global, output, args).await,
             Command::Register(args) => cmd::register::run(&global, output, args).await,
             Command::Gateway(args) => cmd::gateway::run(&global, output, args).await,
+            Command::Status(args) => cmd::status::run(&global, output, args).await,
             Command::Doctor(args) => cmd::doctor::run(&global, output, args).await,
             Command::Demo(args) => cmd::demo::run(output, args).await,
             Command::DemoPeer => cmd::demo::peer::run().await,

@@ -86,6 +86,14 @@ impl Mesh {
         self.callee(service).map(|callee| callee.source)
     }
 
+    /// The clients made so far, one for each service, in the order of the names: for what shows them.
+    pub fn clients(&self) -> Vec<Client> {
+        let callees = self.0.callees.load();
+        // Each stands there under two names.
+        let named = callees.iter().filter(|(name, callee)| callee.source.service_type().as_str() == *name);
+        named.map(|(_, callee)| callee.client.clone()).collect()
+    }
+
     fn callee(&self, service: &str) -> Result<Callee, MeshError> {
         if let Some(callee) = self.0.callees.load().get(service) {
             return Ok(callee.clone());

@@ -9,4 +9,5 @@ pub(crate) mod gateway;
 pub(crate) mod peers;
 pub(crate) mod proxy;
 pub(crate) mod register;
+pub(crate) mod status;
 mod watch;

@@ -128,7 +128,7 @@ pub(super) fn metadata(peer: &Peer) -> String {
     escape(&pairs.collect::<Vec<_>>().join(" ")).to_string()
 }
 
-pub(super) fn as_json(peer: &Peer) -> Value {
+pub(crate) fn as_json(peer: &Peer) -> Value {
     let metadata: serde_json::Map<String, Value> = peer
         .metadata()
         .iter()

@@ -10,28 +10,28 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use peerage::Mesh;
 use peerage::clienthttp::{ClientError, PeerInfo, Phase, ServingLayer};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::args::{Global, Proxy};
 use crate::output::{Chain, Failure, Output};
+use crate::page;
+use crate::page::calls::{Calls, Proxied};
+use crate::serve;
 use crate::setup;
 use crate::stop::Stop;
 use crate::upstream::{AnswerBody, plain};
 
-/// The longest pause after the system refused to hand out a connection.
-const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
-
 struct Front {
     mesh: Mesh,
     service: Option<String>,
+    /// Noted while there is a page.
+    calls: Option<Arc<Calls>>,
 }
 
 /// [`Front`] as the service of a connection. Behind a [`ServingLayer`]: a call that is passed on has no more time
@@ -71,58 +71,49 @@ pub(crate) async fn run(global: &Global, output: Output, args: Proxy) -> Result<
         .await
         .map_err(|error| Failure::chain(format_args!("cannot listen on {}", args.listen), &error))?;
     let address = listener.local_addr().map_err(|error| Failure::chain("cannot listen", &error))?;
-    output.ready(&address, &[])?;
+    let page = match args.status {
+        Some(address) => Some(page::bind("--status", address, Some(args.danger_listen)).await?),
+        None => None,
+    };
+    let shown_at = page.as_ref().map(TcpListener::local_addr).transpose();
+    let shown_at = shown_at.map_err(|error| Failure::chain("cannot listen", &error))?;
+    let more = shown_at.map(|address| ("status", json!(address.to_string())));
+    output.ready(&address, more.as_slice())?;
     if !output.json {
         let host = if args.service.is_some() { address.ip().to_string() } else { "NAME.localhost".into() };
         eprintln!("peerage: http://{host}:{}/ reaches a peer; Ctrl-C ends", address.port());
+        if let Some(address) = shown_at {
+            eprintln!("peerage: http://{address}/ shows what happens");
+        }
     }
 
-    serve(listener, mesh, args.service, args.drain, &mut stop).await;
+    serve(listener, page, mesh, args.service, args.drain, &mut stop).await;
     Ok(())
 }
 
-/// Answers HTTP on `listener` until asked to stop, then lets running calls finish, at most for `drain`.
+/// Answers HTTP on `listener` until asked to stop, then lets running calls finish, at most for `drain`; meanwhile
+/// shows on `page` what happens.
 pub(crate) async fn serve(
     listener: TcpListener,
+    page: Option<TcpListener>,
     mesh: Mesh,
     service: Option<String>,
     drain: Duration,
     stop: &mut Stop,
 ) {
-    let front = Arc::new(Front { mesh, service });
+    let calls = page.is_some().then(Arc::<Calls>::default);
+    let shown = calls.clone().map(|calls| Proxied { mesh: mesh.clone(), calls });
+    let shown = page.zip(shown);
+    let mut page_stop = stop.clone();
+    let showing = async {
+        if let Some((listener, shown)) = shown {
+            page::serve(listener, Arc::new(shown), &mut page_stop).await;
+        }
+    };
+    let front = Arc::new(Front { mesh, service, calls });
     let passing = TowerToHyperService::new(ServingLayer::new().layer(Passing(front.clone())));
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
-    http.http2().timer(TokioTimer::new()).max_concurrent_streams(256).max_header_list_size(16 * 1024);
-    let graceful = GracefulShutdown::new();
-    let mut pause = Duration::ZERO;
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.asked() => break,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, or a connection that was gone again: neither ends a proxy.
-                pause = (pause * 2).clamp(Duration::from_millis(5), ACCEPT_PAUSE_MAX);
-                tracing::warn!(%error, "cannot accept");
-                tokio::time::timeout(pause, stop.asked()).await.ok();
-                continue;
-            }
-        };
-        pause = Duration::ZERO;
-        stream.set_nodelay(true).ok();
-        let connection = http.serve_connection(TokioIo::new(stream), passing.clone());
-        let connection = graceful.watch(connection.into_owned());
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended");
-            }
-        });
-    }
-    drop(listener);
-    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+    let (is_done, ()) = tokio::join!(serve::serve(listener, passing, drain, stop), showing);
+    if !is_done {
         eprintln!("peerage: calls still running after {drain:?} were cut");
     }
     front.mesh.close(drain).await;
@@ -145,15 +136,24 @@ impl Front {
             Err(error) => return plain(StatusCode::NOT_FOUND, format!("{}\n", Chain(&error))),
         };
         drop_named_by_connection(request.headers_mut());
+        let noted = self.calls.as_ref().map(|calls| calls.begin(&service, &mut request));
         match client.send(request).await {
             Ok(mut answer) => {
+                if let Some(call) = noted {
+                    call.answered(&answer);
+                }
                 let peer = answer.extensions().get::<PeerInfo>().map(|peer| peer.node_id().to_owned());
                 if let Some(value) = peer.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok()) {
                     answer.headers_mut().insert("peerage-peer", value);
                 }
                 answer.map(|body| body.map_err(Into::into).boxed_unsync())
             }
-            Err(error) => plain(status_of(&error), format!("{}\n", Chain(&error))),
+            Err(error) => {
+                if let Some(call) = noted {
+                    call.failed(&error);
+                }
+                plain(status_of(&error), format!("{}\n", Chain(&error)))
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::thread;
 
 use serde_json::Value;
 
-use crate::kit::{LIMIT, Listening, get, lines, peerage, run, signal, text, wait};
+use crate::kit::{LIMIT, Listening, get, lines, peerage, pushed, run, signal, text, wait};
 use crate::register::{GREETER, Registered, file, register_args};
 
 /// The status page's address: it is told on the ready line of `--json`.
@@ -29,7 +29,7 @@ pub(crate) fn event(lines: &mpsc::Receiver<String>) -> Value {
     serde_json::from_str(&line).expect("it is JSON")
 }
 
-fn body(answer: &str) -> Value {
+pub(crate) fn body(answer: &str) -> Value {
     let body = answer.split_once("\r\n\r\n").expect("an answer has a body").1;
     serde_json::from_str(body).expect("it is JSON")
 }
@@ -101,17 +101,10 @@ fn the_status_page_answers_for_this_host_alone() {
 
 #[test]
 fn the_status_page_is_told_of_changes() {
-    use std::io::Write;
-
     let directory = tempfile::tempdir().expect("a directory");
     let proto = file(&directory, "greeter.proto", GREETER);
     let (mut gateway, _events, address, status) = with_status();
-    let mut stream = std::net::TcpStream::connect(status).expect("it listens");
-    stream.set_read_timeout(Some(LIMIT)).expect("a timeout can be set");
-    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it reads");
-    let mut pushed = BufReader::new(stream).lines().map_while(Result::ok);
-    let mut data =
-        || pushed.by_ref().find_map(|line| line.strip_prefix("data: ").map(str::to_owned)).expect("an event");
+    let mut data = pushed(status);
     assert!(!data().contains("greeter"), "nobody is there at first");
     let service = Registered::start(&register_args(&address, &proto, &[]));
     while !data().contains("greeter/v1") {}

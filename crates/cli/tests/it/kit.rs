@@ -7,6 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// More than anything here takes; a hang ends as a failure.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
@@ -120,6 +122,24 @@ pub(crate) fn http(address: SocketAddr, request: &str) -> String {
 
 pub(crate) fn get(address: SocketAddr, host: &str, path: &str) -> String {
     http(address, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+}
+
+/// The data of the events that a status page is told, in a minute at most.
+pub(crate) fn pushed(page: SocketAddr) -> impl FnMut() -> String {
+    let mut stream = TcpStream::connect(page).expect("it listens");
+    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it reads");
+    let (sender, events) = mpsc::channel();
+    thread::spawn(move || {
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        let mut data = lines.filter_map(|line| line.strip_prefix("data: ").map(str::to_owned));
+        data.try_for_each(|data| sender.send(data))
+    });
+    let until = Instant::now() + 2 * LIMIT;
+    move || {
+        events
+            .recv_timeout(until.saturating_duration_since(Instant::now()))
+            .expect("what is waited for comes")
+    }
 }
 
 /// An address where nothing listens but what is told to: as long as these tests run, the system gives its port to

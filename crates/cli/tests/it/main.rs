@@ -8,4 +8,5 @@ mod kit;
 mod readme;
 mod register;
 mod serving;
+mod status;
 mod usage;

@@ -29,6 +29,8 @@ const SERVERS: &str = "python3 -m http.server 9000\n\
 const CALLS: &str = "curl http://files.localhost:8080/\n\
     peerage peers files\n\
     peerage call files / -n 1000 -c 16\n";
+const PAGES: &str = "peerage status\n\
+    peerage proxy --listen 127.0.0.1:0 --status 127.0.0.1:8091\n";
 const DOCTOR: &str = "peerage doctor files\n";
 const EXPLAIN: &str = "peerage call files / --explain\n";
 const REGISTRATION: &str = "peerage gateway\n\
@@ -61,7 +63,7 @@ fn every_command_of_the_readme_is_run_by_a_test() {
     let known: BTreeSet<&str> = ELSEWHERE
         .iter()
         .map(|(command, _)| *command)
-        .chain([SERVERS, CALLS, DOCTOR, EXPLAIN, REGISTRATION].into_iter().flat_map(str::lines))
+        .chain([SERVERS, CALLS, PAGES, DOCTOR, EXPLAIN, REGISTRATION].into_iter().flat_map(str::lines))
         .collect();
     let told = blocks("sh").concat();
     let told: BTreeSet<&str> = told.lines().collect();
@@ -81,7 +83,7 @@ fn the_commands_of_the_readme_do_what_it_says() {
     // Each server says on stdout when it is ready; a fifo hands that line over.
     let mut script =
         String::from("set -eu\nexport PYTHONUNBUFFERED=1\nip link set lo up\ntrap 'kill $(jobs -p)' EXIT\n");
-    for (number, server) in SERVERS.lines().enumerate() {
+    for (number, server) in SERVERS.lines().chain(PAGES.lines()).enumerate() {
         script.push_str(&format!(
             "mkfifo ready{number}\n{server} >ready{number} 2>>log &\nread -r line <ready{number}\n"
         ));
@@ -89,6 +91,11 @@ fn the_commands_of_the_readme_do_what_it_says() {
     script.push_str(CALLS);
     // On a busy machine an announcement may be late, which it tells.
     script.push_str(&DOCTOR.replace('\n', " || true\n"));
+    // Until the announcement was heard; no longer than the whole may take.
+    script.push_str(
+        "until curl -s http://127.0.0.1:8090/api/v1/services | grep '\"node_id\":\"files-'; do sleep 0.2; done\n\
+         curl -s http://127.0.0.1:8091/\n",
+    );
     script.push_str(&EXPLAIN.replace('\n', " 2>&1\n"));
     let output = isolated(directory.path(), &script);
     let said = text(&output.stdout);
@@ -99,6 +106,11 @@ fn the_commands_of_the_readme_do_what_it_says() {
     assert!(said.contains("1000 calls, 0 failed"), "the calls succeed: {said}");
     let peer = said.lines().find(|line| line.starts_with("ok       peer files-"));
     assert!(peer.is_some_and(|line| line.contains(" answers in ")), "its peer is well: {said}");
+    assert!(
+        said.contains("\"service\":\"_files._tcp\""),
+        "the page has the service that is announced: {said}"
+    );
+    assert!(said.contains("<title>Peerage proxy</title>"), "the proxy has a page: {said}");
     assert!(said.contains("picked files-") && said.contains("by peak_ewma"), "it is explained: {said}");
 }
 

@@ -2,8 +2,19 @@
 
 use crate::kit::{dead_address, run, text};
 
-const COMMANDS: [&str; 10] =
-    ["expose", "proxy", "call", "peers", "register", "gateway", "doctor", "demo", "completions", "man"];
+const COMMANDS: [&str; 11] = [
+    "expose",
+    "proxy",
+    "call",
+    "peers",
+    "register",
+    "gateway",
+    "status",
+    "doctor",
+    "demo",
+    "completions",
+    "man",
+];
 
 #[test]
 fn every_subcommand_shows_an_example() {
@@ -41,6 +52,11 @@ fn bad_options_end_with_2_and_a_sentence() {
         (&["peers", "billing", "--from", "static:10.0.0.1:0"], "10.0.0.1:0"),
         (&["peers", "billing", "--from", "etcd://h1:2379/p"], "etcd"),
         (&["--ca", "ca.pem", "peers", "billing"], "--cert"),
+        (&["status", "--listen", "0.0.0.0:0"], "--danger-listen"),
+        (&["status", "a b", "--listen", "127.0.0.1:0"], "a b"),
+        (&["status", "--from", "static:127.0.0.1:9", "--listen", "127.0.0.1:0"], "peerage status NAME"),
+        (&["status", "--from", "carrier-pigeon:coop", "--listen", "127.0.0.1:0"], "carrier-pigeon"),
+        (&["proxy", "--listen", "127.0.0.1:0", "--status", "0.0.0.0:0"], "--danger-listen"),
         (&["doctor", "a b"], "a b"),
         (&["doctor", "--from", "carrier-pigeon:coop"], "carrier-pigeon"),
         (&["--ca", "ca.pem", "doctor", "billing"], "--cert"),

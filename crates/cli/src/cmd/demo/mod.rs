@@ -3,6 +3,7 @@
 mod git;
 pub(crate) mod peer;
 
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use self::peer::Settings;
 use crate::args::Demo;
 use crate::load::{self, Summary};
 use crate::output::{Failure, Output, table};
+use crate::page;
 use crate::setup;
 use crate::stop::Stop;
 
@@ -318,17 +320,21 @@ impl Stage {
 
     /// Serves `http://billing.localhost:PORT/` until Ctrl-C.
     async fn stay(&self, mesh: Mesh, running: &[Running]) -> Result<(), Failure> {
-        let listener = tokio::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .map_err(|error| Failure::chain("cannot listen on 127.0.0.1", &error))?;
         let address = listener.local_addr().map_err(|error| Failure::chain("cannot listen", &error))?;
+        let page = page::bind("--status", (Ipv4Addr::LOCALHOST, 0).into(), None).await?;
+        let shown_at = page.local_addr().map_err(|error| Failure::chain("cannot listen", &error))?;
         let left = running.first().map_or("", |service| service.node_id);
         eprintln!(
             "peerage: {left} still serves: curl http://{SERVICE}.localhost:{}/; Ctrl-C ends",
             address.port()
         );
-        self.output.ready(&address, &[])?;
-        super::proxy::serve(listener, mesh, None, Duration::from_secs(2), &mut self.stop.clone()).await;
+        eprintln!("peerage: http://{shown_at}/ shows the peers and the calls");
+        self.output.ready(&address, &[("status", json!(shown_at.to_string()))])?;
+        super::proxy::serve(listener, Some(page), mesh, None, Duration::from_secs(2), &mut self.stop.clone())
+            .await;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 
 use crate::args::{Gateway, Global, Tier};
 use crate::output::{Chain, Failure, Output};
+use crate::page;
 use crate::stop::Stop;
 
 pub(crate) async fn run(global: &Global, output: Output, args: Gateway) -> Result<(), Failure> {
@@ -25,7 +26,7 @@ pub(crate) async fn run(global: &Global, output: Output, args: Gateway) -> Resul
         builder = builder.tls_pem(&cert, &key, Some(&ca)).map_err(|error| start_failure(&error))?;
     }
     let page = match args.status {
-        Some(address) => Some(status::bind(address).await?),
+        Some(address) => Some(page::bind("--status", address, None).await?),
         None => None,
     };
     let gateway = Arc::new(builder.start().await.map_err(|error| start_failure(&error))?);
@@ -41,9 +42,14 @@ pub(crate) async fn run(global: &Global, output: Output, args: Gateway) -> Resul
             eprintln!("peerage: http://{address}/ shows them");
         }
     }
+    let mut page_stop = stop.clone();
     let serving = async {
         match page {
-            Some(listener) => status::serve(listener, gateway.clone()).await,
+            Some(listener) => {
+                let shown = Arc::new(status::Registered::new(&gateway));
+                page::serve(listener, shown, &mut page_stop).await;
+                Ok(())
+            }
             None => std::future::pending().await,
         }
     };
