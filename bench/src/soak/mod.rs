@@ -65,11 +65,7 @@ impl Plan {
             rounds: 1,
             scale: 1.0,
             rate: 2_000,
-            settings: Settings {
-                policy: None,
-                per_try: Some(Duration::from_millis(250)),
-                hedge: false,
-            },
+            settings: Settings { policy: None, per_try: Some(Duration::from_millis(250)), hedge: false },
         };
         let mut args = args.iter().map(String::as_str);
         while let Some(arg) = args.next() {

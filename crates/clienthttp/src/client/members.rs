@@ -25,11 +25,11 @@ use super::{
     metrics::{Levels, Meters},
     moment::Moment,
     node::NEVER,
+    queue::{Lease, Queue},
     views::{PeerView, PickExplanation},
 };
 use crate::{Dialer, PickContext, Picker, pick::place_of};
 
-pub(crate) type Lease = peerage_balance::Lease<Peer, Arc<Node>>;
 pub(crate) type Member = peerage_balance::Member<Peer, Arc<Node>>;
 pub(crate) type NotPicked = PickError<Peer, Arc<Node>>;
 pub(crate) type Set = peerage_balance::Set<Peer, Arc<Node>>;
@@ -67,6 +67,8 @@ pub(crate) struct Members {
     pub(crate) meters: Meters,
     /// How long calls to a peer that left may go on.
     drain: Option<Duration>,
+    /// Where calls wait while every peer has its limit; `None` if they do not.
+    pub(crate) queue: Option<Arc<Queue>>,
 }
 
 /// The peers that are announced to the balancer.
@@ -94,6 +96,7 @@ impl Members {
         budget: Option<Arc<Budget>>,
         meters: Meters,
         drain: Option<Duration>,
+        queue: Option<Arc<Queue>>,
     ) -> Self {
         Self {
             discovery,
@@ -108,6 +111,7 @@ impl Members {
             budget,
             meters,
             drain,
+            queue,
         }
     }
 
@@ -310,12 +314,13 @@ impl Members {
         now: u64,
     ) -> Result<Lease, NotPicked> {
         let input = PickInput::new(now).without(tried).repeatable(repeatable);
-        match choice {
+        let picked = match choice {
             Choice::Policy => self.balancer.pick(&input.key(cx.key.map(|key| key_hash(key.as_bytes())))),
             Choice::Picker(picker) => self
                 .balancer
                 .pick_by(&input, |peers| picker.pick(peers, cx).and_then(|chosen| place_of(peers, chosen))),
-        }
+        };
+        picked.map(|call| Lease::new(call, self.queue.as_ref()))
     }
 
     /// Resolves at the next change of the peer set after this call.
@@ -365,7 +370,7 @@ impl Members {
                 let input = PickInput::new(now).without(tried).repeatable(repeatable).key(key);
                 let Explained { picked, why, .. } = self.balancer.pick_explained(&input);
                 let why = PickExplanation::of_policy(&why, now).because(picked.as_ref().err());
-                (picked, why)
+                (picked.map(|call| Lease::new(call, self.queue.as_ref())), why)
             }
             Choice::Picker(_) => {
                 let set = self.balancer.set();

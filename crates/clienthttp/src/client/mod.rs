@@ -10,6 +10,7 @@ mod metrics;
 mod moment;
 mod node;
 mod options;
+mod queue;
 mod running;
 mod views;
 
@@ -40,11 +41,11 @@ pub use self::{
     options::CallOptions,
     views::{ClientView, Condition, KeptOut, PeerView, PickExplanation},
 };
-pub(crate) use self::{members::Lease, running::Permit};
 use self::{
     members::{Choice, Members},
     running::Running,
 };
+pub(crate) use self::{queue::Lease, running::Permit};
 use crate::{AuthAttacher, Bearer, Body, BoxError, ClientError, PickContext, RequestBuilder};
 
 /// An HTTP client of one service: finds its peers, picks one for each call, and moves on when it is gone.
@@ -303,6 +304,7 @@ impl Shared {
             is_panic: set.is_panic(),
             local_part: set.local_part(),
             in_flight: self.running.count(),
+            waiting: members.queue.as_ref().map_or(0, |queue| queue.waiting()),
             resends_left: members.resends_left(),
             hedge_delay: self.hedging.get().and_then(|hedging| hedging.delay()).map(Duration::from_nanos),
             counters: members.balancer().counters(),

@@ -27,6 +27,8 @@ pub struct ClientView {
     pub local_part: Option<f64>,
     /// Calls of this client that run.
     pub in_flight: usize,
+    /// Those of them that wait because every peer has its limit of calls (B-7.1).
+    pub waiting: usize,
     /// How many calls could be sent again now; below 0 while more was spent than is left of it, `None` if
     /// there is no budget.
     pub resends_left: Option<f64>,
@@ -225,6 +227,9 @@ impl fmt::Display for ClientView {
         write!(f, "{}: {listed} peers", self.service)?;
         if self.is_panic {
             f.write_str(", most of them out")?;
+        }
+        if self.waiting > 0 {
+            write!(f, ", {} calls wait for room", self.waiting)?;
         }
         for view in &self.peers {
             write!(f, "\n{view}")?;

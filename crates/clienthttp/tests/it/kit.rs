@@ -18,7 +18,7 @@ use peerage_tests::Facts;
 use peerage_zaphttp::{
     Body, Connect, ConnectError, Connection, Listener, MemoryConnector, Server, ServerHandle, Target,
 };
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 /// The outer limit of what should take no time: only what never happens may meet it, on any machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -75,6 +75,17 @@ impl Peer {
     pub(crate) fn addr(&self) -> SocketAddr {
         self.server.local_addr().unwrap()
     }
+}
+
+/// Answers when the gate opens.
+pub(crate) async fn gated(id: &str) -> (Peer, Arc<Semaphore>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let wait = Arc::clone(&gate);
+    let router = axum::Router::new().fallback(move || async move {
+        wait.acquire().await.unwrap().forget();
+        "through"
+    });
+    (Peer::serve(id, router).await, gate)
 }
 
 pub(crate) fn at(id: &str, addr: SocketAddr) -> StaticPeer {

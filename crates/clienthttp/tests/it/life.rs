@@ -3,7 +3,6 @@
 use std::{
     future::Future,
     pin::{Pin, pin},
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -12,23 +11,9 @@ use axum::Router;
 use peerage_clienthttp::{Client, ClientError};
 use peerage_discovery::SourceId;
 use peerage_tests::{Direction, FaultProxy, Leaks, ProxyEvent, alone};
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
-use crate::kit::{Announcer, PATIENCE, Peer, client_of, until};
-
-/// Answers when the gate opens.
-async fn gated(id: &str) -> (Peer, Arc<Semaphore>) {
-    let gate = Arc::new(Semaphore::new(0));
-    let wait = Arc::clone(&gate);
-    let router = Router::new().fallback(move || async move {
-        wait.acquire().await.unwrap().forget();
-        "through"
-    });
-    (Peer::serve(id, router).await, gate)
-}
+use crate::kit::{Announcer, PATIENCE, Peer, client_of, gated, until};
 
 /// Polls a future so often and not once more.
 struct Polls<F> {

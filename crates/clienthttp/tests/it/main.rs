@@ -18,6 +18,7 @@ mod mdns;
 mod members;
 mod metrics;
 mod pick;
+mod queue;
 mod redirects;
 mod retry;
 mod secrets;

@@ -10,7 +10,9 @@ use tokio::time::{Instant, timeout};
 use super::{ClientBuilder, DEFAULT_TIMEOUT, Source, Way};
 use crate::{
     BuildError, Checks, Client, ConfigError, Dialer,
-    client::{Auth, Choice, Settings, Shared, members::Members, metrics::Meters, running::Running},
+    client::{
+        Auth, Choice, Settings, Shared, members::Members, metrics::Meters, queue::Queue, running::Running,
+    },
 };
 
 /// A year.
@@ -142,11 +144,14 @@ impl ClientBuilder {
             whole_timeout: self.request_timeout.map(timeout_value),
         };
         let budget = self.budget.map(|policy| Arc::new(Budget::new(&policy)));
+        let queue =
+            Some(self.queue_wait).filter(|wait| !wait.is_zero()).map(|wait| Arc::new(Queue::new(wait)));
+        let drain = self.drain;
         let meters = Meters::new(discovery.service_type(), settings.choice.policy(balance.policy), own_zone);
         Ok(Client {
             shared: Arc::new(Shared {
                 settings,
-                members: Arc::new(Members::new(discovery, dialer, balance, budget, meters, self.drain)),
+                members: Arc::new(Members::new(discovery, dialer, balance, budget, meters, drain, queue)),
                 hedging: std::sync::OnceLock::new(),
                 losers: std::sync::Mutex::default(),
                 running: Arc::new(Running::new(self.max_in_flight)),

@@ -77,6 +77,7 @@ pub struct ClientBuilder {
     client_id: Option<String>,
     max_in_flight: usize,
     max_in_flight_per_peer: u32,
+    queue_wait: Duration,
     allow_plaintext: bool,
     seed: Option<u64>,
 }
@@ -139,6 +140,7 @@ impl ClientBuilder {
             client_id: None,
             max_in_flight: 100_000,
             max_in_flight_per_peer: 1_024,
+            queue_wait: Duration::ZERO,
             allow_plaintext: false,
             seed: None,
         }
@@ -324,15 +326,26 @@ impl ClientBuilder {
     }
 
     /// The most calls at once to one peer (B-7.1); more go to other peers, and if all have their limit, the call
-    /// fails at once with [`ClientError::Saturated`](crate::ClientError::Saturated). Default 1,024, at least 1.
+    /// waits as [`queue_wait`](Self::queue_wait) says, or fails at once with
+    /// [`ClientError::Saturated`](crate::ClientError::Saturated). Default 1,024, at least 1.
     ///
     /// # Deviation
     ///
-    /// The rules say 64 where each call has a connection of its own (HTTP/1.1, ZAP-HTTP). As nobody queues here,
-    /// the 65th call at once of a client with one peer would then fail, where it costs one more connection now:
-    /// who wants the smaller limit sets it.
+    /// The rules say 64 where each call has a connection of its own (HTTP/1.1, ZAP-HTTP). As nobody queues by
+    /// default, the 65th call at once of a client with one peer would then fail, where it costs one more
+    /// connection now: who wants the smaller limit sets it.
     pub fn max_in_flight_per_peer(self, count: u32) -> Self {
         Self { max_in_flight_per_peer: count, ..self }
+    }
+
+    /// How long a call waits for room while every peer has its limit of calls (B-7.1), within its time. Default
+    /// 0: it fails at once.
+    ///
+    /// First come, first served, and at most 1,024 calls: who finds that many waiting, or has waited for so long, gets
+    /// [`ClientError::Saturated`](crate::ClientError::Saturated). It is the first attempt that waits; one that
+    /// repeats a call, or that hedges it, does not.
+    pub fn queue_wait(self, limit: Duration) -> Self {
+        Self { queue_wait: limit, ..self }
     }
 
     /// Makes choices repeat, for tests.
@@ -379,6 +392,7 @@ impl fmt::Debug for ClientBuilder {
             client_id,
             max_in_flight,
             max_in_flight_per_peer,
+            queue_wait,
             allow_plaintext,
             seed: _,
         } = self;
@@ -415,6 +429,7 @@ impl fmt::Debug for ClientBuilder {
             .field("client_id", client_id)
             .field("max_in_flight", max_in_flight)
             .field("max_in_flight_per_peer", max_in_flight_per_peer)
+            .field("queue_wait", queue_wait)
             .field("allow_plaintext", allow_plaintext)
             .finish()
     }

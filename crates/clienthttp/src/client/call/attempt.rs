@@ -12,8 +12,8 @@ use super::{ATTEMPT, Call, TIMEOUT};
 use crate::{
     AuthAttacher as _, Body, BoxError, Channel, Insecure, PickExplanation,
     client::{
-        Auth,
-        members::{Lease, Member, Members, Node},
+        Auth, Lease,
+        members::{Member, Members, Node},
         moment::Moment,
     },
     dial::{ExchangeError, FailureKind, Until},

@@ -6,11 +6,11 @@ use http::Response;
 use peerage_balance::{PickErrorKind, RetryState, Stage};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Call, repeat::Unpicked};
+use super::{Call, pick::Unpicked};
 use crate::{
     Body, ClientError, PeerInfo, PickExplanation,
     body::{Drained, Hold},
-    client::{BodyTimeout, Permit, members::Lease},
+    client::{BodyTimeout, Lease, Permit},
     dial::{ExchangeError, FailureKind},
     error::{Failed, Phase},
 };
@@ -84,22 +84,27 @@ impl Call<'_> {
     /// Nobody could be picked.
     #[cold]
     pub(super) fn nobody(&self, unpicked: Unpicked, waited: Duration) -> ClientError {
-        let Unpicked { error, why } = unpicked;
         let members = &self.shared.members;
-        let policy = self.settings().policy(members);
-        let pick = why.unwrap_or_else(|| Box::new(PickExplanation::of_error(policy, &error, members.now())));
-        let call = Box::new(Failed { pick: Some(Arc::from(pick)), ..Failed::default() });
-        match error.kind() {
-            PickErrorKind::Saturated => ClientError::Saturated { why: error.to_string(), call },
+        let (kind, why) = (unpicked.error.kind(), unpicked.error.to_string());
+        let call = Box::new(Failed { pick: Some(self.explanation(unpicked).into()), ..Failed::default() });
+        match kind {
+            PickErrorKind::Saturated => ClientError::Saturated { why, call },
             kind => ClientError::NoPeers {
                 service: members.discovery.service_type().clone(),
                 waited,
                 why: match kind {
                     PickErrorKind::NotReady | PickErrorKind::NoPeers => members.discovery.explain(),
-                    _ => error.to_string(),
+                    _ => why,
                 },
                 call,
             },
         }
+    }
+
+    pub(super) fn explanation(&self, unpicked: Unpicked) -> Box<PickExplanation> {
+        let Unpicked { error, why } = unpicked;
+        let members = &self.shared.members;
+        let policy = self.settings().policy(members);
+        why.unwrap_or_else(|| Box::new(PickExplanation::of_error(policy, &error, members.now())))
     }
 }

@@ -14,15 +14,11 @@ use super::{
     Call,
     attempt::{Course, Ended, watched},
     notes::Line,
-    repeat::Picked,
+    pick::Picked,
 };
 use crate::{
     Body, ClientError, PickContext,
-    client::{
-        members::{Lease, Members},
-        metrics::Hedge,
-        moment::Moment,
-    },
+    client::{Lease, members::Members, metrics::Hedge, moment::Moment},
     dial::ExchangeError,
     error::Phase,
     replay::Replay,
@@ -182,6 +178,10 @@ impl Call<'_> {
             attempt: retry.attempts() + 1,
             random: members.balancer().random(),
         };
+        // Room is for those who have waited for it.
+        if members.queue.as_ref().is_some_and(|queue| queue.waiting() > 0) {
+            return None;
+        }
         // Not as a probe: who waits for an answer is not sent to a peer that failed.
         let Picked { lease, why } = self.pick_now(left_out, &cx, false, now.nanos).ok()?;
         if left_out.contains(lease.member().key()) {

@@ -1,13 +1,14 @@
 //! One call: pick, dial, attach, send; again or not.
 //!
 //! What lasts over a call and its redirects is here. `repeat` sends it as often as it takes, `attempt` once,
-//! `hedge` to two peers;
+//! `hedge` to two peers; `pick` finds a peer or waits for one;
 //! `notes` tells the peer's state how an attempt ended, `ends` makes of it what the caller gets.
 
 mod attempt;
 mod ends;
 mod hedge;
 mod notes;
+mod pick;
 mod repeat;
 
 use std::time::Duration;

@@ -10,7 +10,7 @@ use tracing::error;
 use super::{Call, NO_RETRY, attempt::Course};
 use crate::{
     Attempt, Body, PeerInfo,
-    client::{members::Lease, moment::Moment},
+    client::{Lease, moment::Moment},
     dial::{ExchangeError, FailureKind, WAITED_FOR_BODY},
     error::Phase,
 };

@@ -3,41 +3,25 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, Response, request::Parts};
-use peerage_balance::{
-    Action, Event, LeaveOut, PickErrorKind, RetryState, Situation, Stage, StopReason, repeat,
-};
-use tokio::time::{sleep, timeout_at};
+use peerage_balance::{Action, Event, LeaveOut, RetryState, Situation, Stage, StopReason, repeat};
+use tokio::time::sleep;
 use tracing::debug;
 
 use super::{
     Call,
     attempt::{Course, Ended},
     hedge::Raced,
+    pick::Picked,
 };
 use crate::{
-    Body, ClientError, PickContext, PickExplanation,
-    client::{
-        members::{Lease, NotPicked},
-        moment::Moment,
-    },
+    Body, ClientError,
+    client::Lease,
     dial::{ExchangeError, FailureKind},
     error::Phase,
     replay::Replay,
 };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// A peer, and why it, if the call asks for that.
-pub(super) struct Picked {
-    pub(super) lease: Lease,
-    pub(super) why: Option<Arc<PickExplanation>>,
-}
-
-/// Nobody, and why.
-pub(super) struct Unpicked {
-    pub(super) error: NotPicked,
-    pub(super) why: Option<Box<PickExplanation>>,
-}
 
 impl Call<'_> {
     /// One request, as often as it takes.
@@ -196,87 +180,6 @@ impl Call<'_> {
                     };
                 }
             }
-        }
-    }
-
-    /// Picks a peer; the first time also waits for one to appear, and tells how late it has become.
-    async fn pick(
-        &self,
-        head: &Parts,
-        tried: &LeaveOut,
-        (attempt, repeatable): (u32, bool),
-        now: &mut Moment,
-    ) -> Result<Picked, ClientError> {
-        let members = &self.shared.members;
-        let cx = PickContext {
-            method: &head.method,
-            uri: &head.uri,
-            key: self.options.key.as_deref(),
-            attempt,
-            random: members.balancer().random(),
-        };
-        let unpicked = match self.pick_now(tried, &cx, repeatable, now.nanos) {
-            Ok(picked) => return Ok(picked),
-            Err(unpicked) => unpicked,
-        };
-        let may_appear = |unpicked: &Unpicked| {
-            matches!(unpicked.error.kind(), PickErrorKind::NotReady | PickErrorKind::NoPeers)
-        };
-        if !may_appear(&unpicked) || attempt > 1 {
-            return Err(self.nobody(unpicked, Duration::ZERO));
-        }
-        let began = *now;
-        let wait = began.after(self.settings().retry.ready_wait_limit());
-        let until = [wait, self.deadline].into_iter().flatten().map(|end| end.at).min();
-        loop {
-            let mut changed = std::pin::pin!(members.changed());
-            changed.as_mut().enable();
-            *now = members.moment();
-            match self.pick_now(tried, &cx, repeatable, now.nanos) {
-                Ok(picked) => return Ok(picked),
-                Err(unpicked) if may_appear(&unpicked) => {
-                    let has_changed = match until {
-                        Some(until) => timeout_at(until, changed).await.is_ok(),
-                        None => {
-                            changed.await;
-                            true
-                        }
-                    };
-                    if !has_changed {
-                        return Err(self.nobody(unpicked, began.at.elapsed()));
-                    }
-                }
-                Err(unpicked) => return Err(self.nobody(unpicked, began.at.elapsed())),
-            }
-        }
-    }
-
-    pub(super) fn pick_now(
-        &self,
-        tried: &LeaveOut,
-        cx: &PickContext<'_>,
-        repeatable: bool,
-        now: u64,
-    ) -> Result<Picked, Unpicked> {
-        let (members, choice) = (&self.shared.members, &self.settings().choice);
-        if self.options.explain {
-            let (picked, why) = members.pick_explained(choice, tried, cx, repeatable, now);
-            return match picked {
-                Ok(lease) => {
-                    members.meters.picked(lease.member().zone());
-                    Ok(Picked { lease, why: Some(Arc::new(why)) })
-                }
-                Err(error) => Err(Unpicked { error, why: Some(Box::new(why)) }),
-            };
-        }
-        let timer = members.meters.time_pick(now);
-        match members.pick(choice, tried, cx, repeatable, now) {
-            Ok(lease) => {
-                members.meters.timed_pick(timer);
-                members.meters.picked(lease.member().zone());
-                Ok(Picked { lease, why: None })
-            }
-            Err(error) => Err(Unpicked { error, why: None }),
         }
     }
 }
