@@ -1,6 +1,8 @@
 //! The page's data as server-sent events: at once, with news, and each second, if it changed.
 
+use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,8 +44,9 @@ struct Open {
     shown: Arc<dyn Shown>,
     news: BoxStream<'static, ()>,
     stop: Stop,
-    /// What was sent last, so that it is not sent again.
-    last: String,
+    /// Stands for what was sent last, so that it is not sent again.
+    last: Option<u64>,
+    hasher: RandomState,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -53,7 +56,7 @@ pub(super) async fn events(State(streams): State<Streams>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many pages are open\n").into_response();
     };
     let news = shown.news();
-    let open = Open { shown, news, stop, last: String::new(), _permit: permit };
+    let open = Open { shown, news, stop, last: None, hasher: RandomState::new(), _permit: permit };
     let pushes = stream::unfold(open, |mut open| async move {
         let data = open.next().await?;
         Some((Ok::<_, Infallible>(Event::default().data(data)), open))
@@ -71,8 +74,9 @@ impl Open {
             let data: Map<String, Value> =
                 self.shown.sections().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             let data = Value::Object(data).to_string();
-            if data != self.last {
-                self.last.clone_from(&data);
+            let hash = Some(self.hasher.hash_one(&data));
+            if hash != self.last {
+                self.last = hash;
                 return Some(data);
             }
             self.wait().await?;

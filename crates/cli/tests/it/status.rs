@@ -188,12 +188,10 @@ fn a_proxy_shows_its_calls_and_why_they_went_where_they_went() {
     let known = &shown["services"]["services"][0];
     assert_eq!((&known["service"], &known["policy"]), (&"_billing._tcp".into(), &"peak_ewma".into()));
     assert!(known["peers"][0]["estimate_ms"].as_f64().is_some_and(|estimate| estimate > 0.0), "{known}");
-    assert_eq!(
-        (&known["peers"][0]["state"], &known["peers"][0]["in_flight"]),
-        (&"up".into(), &0.into()),
-        "{known}"
-    );
+    assert_eq!(known["peers"][0]["state"], "up", "{known}");
     assert!(!shown.to_string().contains(secret), "{shown}");
+    // The last byte of the body may be on its way while its head is told.
+    while next()["services"]["services"][0]["peers"][0]["in_flight"] != 0 {}
     let metrics = get(proxy.page, "localhost", "/metrics");
     assert!(metrics.contains("peerage_calls_total{outcome=\"answered\"} 1\n"), "{metrics}");
     assert!(metrics.contains("# TYPE peerage_peer_estimate_seconds gauge\n"), "{metrics}");

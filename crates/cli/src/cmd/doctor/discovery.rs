@@ -105,10 +105,12 @@ fn findings(report: Diagnosis, is_named: bool) -> Vec<Check> {
             Check::new(grade_of(grade), subject, text)
         })
         .collect();
-    if let Some(worst) = checks.iter_mut().rev().find(|check| check.grade != Grade::Ok)
+    let at =
+        checks.iter().rposition(|check| check.grade != Grade::Ok).or_else(|| checks.len().checked_sub(1));
+    if let Some(check) = at.and_then(|at| checks.get_mut(at))
         && !hints.is_empty()
     {
-        worst.hint = Some(hints.join("; "));
+        check.hint = Some(hints.join("; "));
     }
     checks
 }
