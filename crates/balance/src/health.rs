@@ -189,17 +189,13 @@ pub(crate) fn is_outlier(own: Tally, all: impl Iterator<Item = Tally> + Clone) -
         return false;
     }
     let mean = rates.clone().sum::<f64>() / count as f64;
-    let variance = rates.map(|rate| (rate - mean) * (rate - mean)).sum::<f64>() / count as f64;
+    let variance = rates.map(|rate| (rate - mean).powi(2)).sum::<f64>() / count as f64;
     1.0 - own.failed_share() < mean - STATISTICAL_SIGMAS * variance.sqrt()
 }
 
-/// Most peers of `count` that may be out at once.
+/// Most peers of `count` that may be out at once: half of them, so one of two and never one that is alone.
 pub(crate) const fn most_out(count: usize) -> usize {
-    match count {
-        0 | 1 => 0,
-        count if count / 2 > 1 => count / 2,
-        _ => 1,
-    }
+    count / 2
 }
 
 /// How long the ejection number `count` (from 1) lasts, by the random number `z`.

@@ -152,6 +152,9 @@ mod tests {
         let now_2026 = 1_767_225_600;
         assert_eq!(http_date(b"Saturday, 01-Jan-77 00:00:00 GMT", now_2026), Some(220_924_800));
         assert_eq!(http_date(b"Tuesday, 01-Jan-75 00:00:00 GMT", now_2026), Some(3_313_526_400));
+        // Fifty years to the second are not more than fifty.
+        assert_eq!(http_date(b"Wednesday, 01-Jan-76 00:00:00 GMT", now_2026), Some(3_345_062_400));
+        assert_eq!(http_date(b"Thursday, 01-Jan-76 00:00:01 GMT", now_2026), Some(189_302_401));
     }
 
     #[test]

@@ -8,6 +8,8 @@ const BUCKETS: u64 = 10;
 /// Bits of each of the two counts; a bucket that reaches four million stays there.
 const COUNT_BITS: u32 = 22;
 const COUNT_MOST: u64 = (1 << COUNT_BITS) - 1;
+/// Below this counting takes no loop: so many threads that they fill the rest at once there are not.
+const ROOMY: u64 = COUNT_MOST / 2;
 const EPOCH_MASK: u64 = (1 << (64 - 2 * COUNT_BITS)) - 1;
 
 /// Ten one-second buckets, each one word: which ten seconds it counts for, good and bad outcomes. A bucket
@@ -53,7 +55,7 @@ impl Window {
         let epoch = (second / BUCKETS) & EPOCH_MASK;
         let Some(bucket) = self.0.get((second % BUCKETS) as usize) else { return };
         let (of, tally) = unpack(bucket.load(Ordering::Relaxed));
-        if of == epoch && tally.ok.max(tally.failed) < COUNT_MOST / 2 {
+        if of == epoch && tally.ok.max(tally.failed) < ROOMY {
             // No loop. A bucket that is ten seconds older by now has one outcome too many.
             bucket.fetch_add(if ok { 1 << COUNT_BITS } else { 1 }, Ordering::Relaxed);
             return;
@@ -119,6 +121,33 @@ mod tests {
         assert_eq!(tally(&window, 1_000_003), (1, 0));
         window.clear();
         assert_eq!(tally(&window, 1_000_003), (0, 0));
+    }
+
+    #[test]
+    fn b_3_2_a_bucket_is_not_taken_for_one_of_another_time() {
+        for doublings in 0..20 {
+            let (window, later) = (Window::new(), 3 + (BUCKETS << doublings));
+            window.count(false, 3 * SECOND);
+            assert_eq!(tally(&window, later), (0, 0), "{later}");
+            window.count(true, later * SECOND);
+            assert_eq!(tally(&window, later), (1, 0), "{later}");
+        }
+    }
+
+    #[test]
+    fn b_3_2_a_window_that_was_cleared_is_empty_at_any_time() {
+        // The last is of the one epoch that empty buckets have.
+        for second in [0, 3, 13, 1_000_003, (BUCKETS << 20) - 3] {
+            let window = Window::new();
+            assert_eq!(tally(&window, second), (0, 0), "new, {second}");
+            (0..3).for_each(|_| window.count(true, second * SECOND));
+            window.count(false, second * SECOND);
+            assert_eq!(tally(&window, second), (3, 1), "{second}");
+            window.clear();
+            assert_eq!(tally(&window, second), (0, 0), "cleared, {second}");
+            window.count(true, second * SECOND);
+            assert_eq!(tally(&window, second), (1, 0), "{second}");
+        }
     }
 
     #[test]

@@ -59,6 +59,25 @@ fn b_3_3_the_share_that_takes_a_peer_out_is_a_setting() {
 }
 
 #[test]
+fn b_3_3_the_runs_that_take_a_peer_out_are_settings() {
+    let health = Health::default;
+    for count in [1, 3, 7, 1_000] {
+        for (outcome, health) in [
+            (Outcome::Dial, health().dial_failures(count).unwrap()),
+            (Outcome::Hard, health().hard_failures(count).unwrap()),
+        ] {
+            // No share of them is a reason of its own.
+            let balancer = with(10, health.failed_share(1.0, 1_000_000).unwrap());
+            for failure in 1..=count {
+                assert!(!is_out(&balancer, 3, 0), "{outcome:?} {failure} of {count}");
+                call(&balancer, 3, outcome, 0);
+            }
+            assert!(is_out(&balancer, 3, 0), "{outcome:?} {count}");
+        }
+    }
+}
+
+#[test]
 fn b_10_1_each_rule_has_its_word() {
     let words = [Rule::Dial, Rule::HardRun, Rule::Ratio, Rule::Statistical, Rule::Probe].map(Rule::as_str);
     assert_eq!(words, ["dial", "hard_run", "ratio", "statistical", "probe"]);

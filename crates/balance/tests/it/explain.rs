@@ -1,5 +1,7 @@
 //! Why a pick went where it went (B-10.3).
 
+use std::sync::Arc;
+
 use peerage_balance::{Balancer, How, LeaveOut, Outcome, PickInput, Policy, Settings, What};
 
 use crate::model::{MS, SECOND, peer};
@@ -68,6 +70,36 @@ fn b_10_3_each_way_to_a_peer_has_its_name() {
         text.starts_with("picked nobody by round_robin") && text.contains("peer-1 did not prove who it is"),
         "{text}"
     );
+}
+
+#[test]
+fn b_2_5_a_trial_that_succeeds_makes_up_for_an_old_estimate_and_nothing_else_does() {
+    let now = 16 * SECOND;
+    for (is_trial, outcome, is_afresh) in
+        [(true, Outcome::Success, true), (true, Outcome::Soft, false), (false, Outcome::Success, false)]
+    {
+        let balancer = balancer(Policy::PeakEwma);
+        let stalled = Arc::clone(&balancer.set().members()[1]);
+        let by_hand = |now| balancer.pick_by(&PickInput::new(now), |_| Some(1)).unwrap();
+        let mut slow = by_hand(0);
+        slow.sent(0);
+        balancer.head(&mut slow, Outcome::Success, 10 * SECOND);
+        drop(slow);
+        let tried = || {
+            let picks = (0..10_000).map(|_| balancer.pick_explained(&PickInput::new(now).repeatable(true)));
+            let trial = picks.into_iter().find(|pick| pick.why.steps().contains(&How::Trial));
+            trial.expect("one of a hundred").picked.unwrap()
+        };
+        let mut lease = if is_trial { tried() } else { by_hand(now) };
+        assert_eq!(*lease.peer(), 1);
+        lease.sent(now);
+        balancer.head(&mut lease, outcome, now + 5 * MS);
+        let estimate = stalled.state().estimate(now + 5 * MS);
+        // 10 s are 5.5 s by now.
+        let is_new = estimate.abs_diff(5 * MS) < MS;
+        assert!(is_new || estimate > 5 * SECOND, "{estimate}");
+        assert_eq!(is_new, is_afresh, "{outcome:?} of a trial: {is_trial}; {estimate}");
+    }
 }
 
 #[test]

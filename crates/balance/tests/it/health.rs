@@ -11,7 +11,7 @@ use crate::model::{MS, Model, SECOND, fails, ok, peer, seeds, usual};
 
 pub(crate) type Peers = Balancer<usize>;
 
-fn peers(n: usize) -> Peers {
+pub(crate) fn peers(n: usize) -> Peers {
     with(n, Health::default())
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn call(balancer: &Peers, index: usize, outcome: Outcome, now: u64) {
     assert!(try_call(balancer, index, outcome, now), "peer {index} can be picked");
 }
 
-fn member(balancer: &Peers, index: usize) -> std::sync::Arc<Member<usize>> {
+pub(crate) fn member(balancer: &Peers, index: usize) -> std::sync::Arc<Member<usize>> {
     std::sync::Arc::clone(balancer.set().members().iter().find(|m| *m.peer() == index).unwrap())
 }
 
@@ -186,6 +186,7 @@ fn b_3_8_times_between_ejections_double_and_differ_between_clients() {
         let mut now = 0;
         while times.len() < count {
             now += 10 * MS;
+            assert!(now < 600 * SECOND, "probes at {times:?} and no more");
             if probe(&balancer, Outcome::Dial, now) == Some(0) {
                 times.push(now - last);
                 last = now;
@@ -232,6 +233,19 @@ fn b_3_3_one_probe_at_a_time_and_none_that_may_not_be_repeated() {
     assert!(!balancer.pick(&repeatable.without(&tried)).unwrap().is_probe(), "the call has tried it");
     let later = PickInput::new(now + SECOND).repeatable(true);
     assert!(balancer.pick_by(&later, |_| Some(0)).unwrap().is_probe(), "pickers of the caller probe, too");
+}
+
+#[test]
+fn b_3_3_a_probe_that_nobody_could_take_is_looked_for_again_after_10_ms() {
+    let balancer = peers(3);
+    (0..2).for_each(|_| call(&balancer, 0, Outcome::Dial, 0));
+    let now = 2 * SECOND;
+    let mut tried = LeaveOut::default();
+    tried.add(member(&balancer, 0).key());
+    let is_probe = |input: &PickInput<'_>| balancer.pick(input).unwrap().is_probe();
+    assert!(!is_probe(&PickInput::new(now).repeatable(true).without(&tried)), "the call has tried it");
+    assert!(!is_probe(&PickInput::new(now + 10 * MS - 1).repeatable(true)), "not each call looks at all");
+    assert!(is_probe(&PickInput::new(now + 10 * MS).repeatable(true)));
 }
 
 #[test]
@@ -299,11 +313,28 @@ fn b_3_3_without_calls_a_dial_is_the_probe_after_five_seconds() {
     let at = balancer.dial_probe_at().unwrap();
     assert!((6 * SECOND..=13 * SECOND / 2).contains(&at), "{at}");
     assert!(balancer.dial_probe(at - 1).is_none());
+    assert_eq!(balancer.dial_probe_at(), Some(at), "to ask too early changes nothing");
     let mut lease = balancer.dial_probe(at).unwrap();
     assert!(lease.is_probe() && balancer.dial_probe(at).is_none(), "one permit");
     balancer.head(&mut lease, Outcome::Success, at + MS);
     assert!(!is_out(&balancer, 0, at + MS));
     assert!(balancer.take_notices().iter().any(|notice| notice.what == What::Back));
+}
+
+#[test]
+fn b_3_3_ten_seconds_of_normal_service_make_up_for_one_ejection() {
+    for (service, next) in
+        [(0, 4), (10 * SECOND - 1, 4), (10 * SECOND, 2), (20 * SECOND, 1), (3_600 * SECOND, 1)]
+    {
+        let balancer = peers(3);
+        (0..2).for_each(|_| call(&balancer, 0, Outcome::Dial, 0));
+        assert_eq!(probe(&balancer, Outcome::Dial, 2 * SECOND), Some(0));
+        assert_eq!(probe(&balancer, Outcome::Success, 6 * SECOND), Some(0), "it was out twice");
+        let now = 6 * SECOND + service;
+        (0..2).for_each(|_| call(&balancer, 0, Outcome::Dial, now));
+        let lasts = member(&balancer, 0).state().until(now).unwrap() - now;
+        assert!((next * SECOND..=next * SECOND * 3 / 2).contains(&lasts), "{lasts} after {service}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The public face of the balancer.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic and show figures")]
 
+mod checked;
 mod compared;
 mod explain;
 mod health;

@@ -1,6 +1,6 @@
 //! The retry loop as a truth table (B-4, B-5.1, B-8).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use peerage_balance::{
     Action, Backoff, Budget, BudgetPolicy, Event, Generator, RetryPolicy, RetryState, Situation, StopReason,
@@ -124,6 +124,44 @@ fn b_not_sent_failures_are_counted_apart() {
     );
     assert_eq!(state.ended(Event::NotSent, &CALM, HALF), again(0, true, false, false));
     assert_eq!(state.ended(Event::Ambiguous, &CALM, 0), stop(StopReason::SendsUsedUp));
+}
+
+#[test]
+fn b_5_1_so_many_peers_may_be_out_of_reach_as_was_set() {
+    for (policy, most) in (1..=8)
+        .map(|most| (RetryPolicy::default().not_sent(most).unwrap(), most))
+        .chain([(RetryPolicy::default(), 5), (RetryPolicy::never(), 5)])
+    {
+        let mut state = RetryState::new(&policy, false, None);
+        for _ in 1..most {
+            assert_eq!(state.ended(Event::NotSent, &CALM, HALF), again(0, true, false, false), "of {most}");
+        }
+        assert_eq!(state.ended(Event::NotSent, &CALM, HALF), stop(StopReason::NotSentUsedUp), "of {most}");
+    }
+}
+
+#[test]
+fn b_5_1_never_means_that_what_was_sent_is_not_sent_again() {
+    for event in [Event::Ambiguous, Event::Stale, answered(503), answered(421), after(429, 1)] {
+        let mut state = RetryState::new(&RetryPolicy::never(), true, None);
+        assert_eq!(state.ended(event, &CALM, HALF), stop(StopReason::SendsUsedUp), "{event:?}");
+    }
+}
+
+#[test]
+fn b_5_3_a_resend_draws_one_from_the_budget_as_long_as_there_is_one() {
+    let policy = BudgetPolicy::default().per_call(0.0).and_then(|policy| policy.ttl(Duration::from_secs(2)));
+    let budget = Arc::new(Budget::new(&policy.unwrap()));
+    let failed = |budget| {
+        let mut state = RetryState::new(&RetryPolicy::default(), true, None).with_budget(budget, 0);
+        state.ended(Event::Ambiguous, &CALM, HALF)
+    };
+    for left in [1_000, 0] {
+        assert_eq!(failed(Arc::clone(&budget)), again(25 * MS / 2, true, false, true));
+        assert_eq!(budget.balance(0), left);
+    }
+    assert_eq!(failed(Arc::clone(&budget)), stop(StopReason::BudgetUsedUp));
+    assert_eq!(budget.balance(0), 0, "nothing is drawn for what is not sent again");
 }
 
 #[test]
