@@ -41,6 +41,13 @@ impl How {
             Self::TriedAgain => "one that was tried already",
         }
     }
+
+    /// Of what was tried, what says where a peer was found: where the search began, and what ended it. Nothing, if
+    /// nobody was found.
+    pub fn that_found(steps: &[Self], is_found: bool) -> impl Iterator<Item = &Self> {
+        let (first, last) = (steps.first(), steps.get(1..).and_then(<[Self]>::last));
+        first.into_iter().chain(last).filter(move |_| is_found)
+    }
 }
 
 /// What a policy saw of a candidate.
@@ -89,7 +96,7 @@ impl<P, C> Explanation<P, C> {
     pub fn steps(&self) -> &[How] {
         &self.steps
     }
-    /// The candidates in pairs, one pair per draw. Empty for policies that do not compare.
+    /// The candidates, two of each draw, those that were drawn again once. Empty for policies that do not compare.
     pub fn candidates(&self) -> &[Candidate] {
         &self.candidates
     }
@@ -110,7 +117,7 @@ impl<P, C> fmt::Display for Explanation<P, C> {
             None => f.write_str("picked nobody")?,
         }
         write!(f, " by {}", self.policy.as_str())?;
-        for step in &self.steps {
+        for step in How::that_found(&self.steps, self.chosen.is_some()) {
             write!(f, ", {}", step.as_str())?;
         }
         if self.set.is_panic() {
@@ -195,9 +202,11 @@ impl<P, C> Trace<P, C> for Record {
             cost: member.state.cost(set.eligible.relative_weight(member), now),
             is_usable: set.is_usable(member, input.leave_out(), now),
         };
-        self.candidates.push(candidate(a));
-        if !std::ptr::eq(a, b) {
-            self.candidates.push(candidate(b));
+        for member in [a, b] {
+            // Of few peers, all unusable, each is drawn several times.
+            if !self.candidates.iter().any(|known| known.key == member.key) {
+                self.candidates.push(candidate(member));
+            }
         }
     }
 }

@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Budget, MILLISECOND, deadline, repeat::StatusRule, unit};
+use crate::{
+    Budget, MILLISECOND, deadline,
+    repeat::{Pushback, StatusRule},
+    unit,
+};
 
 /// When a call is sent again. Every setting is checked when it is made.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -199,7 +203,21 @@ pub enum Event {
         /// Whether it carries `peerage-no-retry`.
         no_retry: bool,
     },
+    /// The head of a gRPC answer told how the call ended.
+    AnsweredGrpc {
+        /// Its status code.
+        code: u32,
+        /// Its `grpc-retry-pushback-ms`.
+        pushback: Option<Pushback>,
+        /// Whether it carries `peerage-no-retry`.
+        no_retry: bool,
+    },
 }
+
+/// gRPC's RESOURCE_EXHAUSTED.
+const EXHAUSTED: u32 = 8;
+/// gRPC's UNAVAILABLE.
+const UNAVAILABLE: u32 = 14;
 
 /// What else the decision depends on.
 #[derive(Clone, Copy, Debug)]
@@ -337,7 +355,11 @@ impl RetryState {
             Event::Stale => self.stale(situation, z),
             Event::Ambiguous => {
                 self.sends += 1;
-                self.resend(Target::Other, Who::Repeatable, None, situation, z)
+                self.resend(Target::Other, Who::Repeatable, Wait::Backoff, situation, z)
+            }
+            Event::AnsweredGrpc { code, pushback, no_retry } => {
+                self.sends += 1;
+                self.answered_grpc(code, pushback, no_retry, situation, z)
             }
             Event::Answered { status, retry_after, no_retry } => {
                 self.sends += 1;
@@ -402,39 +424,51 @@ impl RetryState {
         if no_retry {
             return Action::Return(StopReason::ToldNotTo);
         }
+        let asked = retry_after.map_or(Wait::Backoff, Wait::AtLeast);
         match rule {
             StatusRule::Final => Action::Return(StopReason::Final),
-            StatusRule::FreshConnection => self.resend(Target::Any, Who::Repeatable, None, situation, z),
+            StatusRule::FreshConnection => {
+                self.resend(Target::Any, Who::Repeatable, Wait::Backoff, situation, z)
+            }
             StatusRule::AnyMethodOnce if self.sent_elsewhere => Action::Return(StopReason::SendsUsedUp),
             StatusRule::AnyMethodOnce => {
                 self.sent_elsewhere = true;
-                self.resend(Target::Other, Who::Anybody, None, situation, z)
+                self.resend(Target::Other, Who::Anybody, Wait::Backoff, situation, z)
             }
-            StatusRule::AfterWait => match retry_after {
-                Some(_) => self.resend(Target::Any, Who::Repeatable, retry_after, situation, z),
-                None => Action::Return(StopReason::Final),
-            },
+            StatusRule::AfterWait if retry_after.is_none() => Action::Return(StopReason::Final),
+            StatusRule::AfterWait => self.resend(Target::Any, Who::Repeatable, asked, situation, z),
             StatusRule::OptIn | StatusRule::OtherPeer => {
-                self.resend(Target::Other, Who::Repeatable, None, situation, z)
+                self.resend(Target::Other, Who::Repeatable, Wait::Backoff, situation, z)
             }
             StatusRule::OtherPeerOrWait if situation.other_peer && retry_after.is_some() => {
-                self.resend(Target::OtherAtOnce, Who::Repeatable, None, situation, z)
+                self.resend(Target::OtherAtOnce, Who::Repeatable, Wait::Backoff, situation, z)
             }
-            StatusRule::OtherPeerOrWait => {
-                self.resend(Target::Other, Who::Repeatable, retry_after, situation, z)
-            }
+            StatusRule::OtherPeerOrWait => self.resend(Target::Other, Who::Repeatable, asked, situation, z),
         }
     }
 
-    /// Sends again what may have been acted on, if `who` may.
-    fn resend(
+    fn answered_grpc(
         &mut self,
-        target: Target,
-        who: Who,
-        retry_after: Option<Duration>,
+        code: u32,
+        pushback: Option<Pushback>,
+        no_retry: bool,
         situation: &Situation,
         z: u64,
     ) -> Action {
+        let wait = match (code, pushback) {
+            (UNAVAILABLE, None) => Wait::Backoff,
+            (UNAVAILABLE | EXHAUSTED, Some(Pushback::After(wait))) => Wait::Exactly(wait),
+            (UNAVAILABLE | EXHAUSTED, Some(Pushback::Never)) => return Action::Return(StopReason::ToldNotTo),
+            _ => return Action::Return(StopReason::Final),
+        };
+        if no_retry {
+            return Action::Return(StopReason::ToldNotTo);
+        }
+        self.resend(Target::Other, Who::Repeatable, wait, situation, z)
+    }
+
+    /// Sends again what may have been acted on, if `who` may.
+    fn resend(&mut self, target: Target, who: Who, wait: Wait, situation: &Situation, z: u64) -> Action {
         let may = situation.replayable && (who == Who::Anybody || self.idempotent);
         if !may {
             return Action::Return(StopReason::NotRepeatable);
@@ -445,11 +479,20 @@ impl RetryState {
         if self.sends >= self.policy.sends {
             return Action::Return(StopReason::SendsUsedUp);
         }
-        if retry_after.is_some_and(|wait| wait > self.policy.retry_after_cap) {
+        if matches!(wait, Wait::AtLeast(wait) | Wait::Exactly(wait) if wait > self.policy.retry_after_cap) {
             return Action::Return(StopReason::RetryAfterTooLong);
         }
-        let asked = retry_after.map_or(0, |wait| wait.as_nanos() as u64); // at most the cap
-        let pause = if target == Target::OtherAtOnce { 0 } else { self.pause(z).max(asked) };
+        // What is asked for is at most the cap.
+        let pause = match wait {
+            _ if target == Target::OtherAtOnce => 0,
+            Wait::Backoff => self.pause(z),
+            Wait::AtLeast(asked) => self.pause(z).max(asked.as_nanos() as u64),
+            Wait::Exactly(asked) => {
+                // Pauses begin anew behind it (B-4.3).
+                self.pauses = 0;
+                asked.as_nanos() as u64
+            }
+        };
         again_in_time(situation, pause, situation.estimate, target, true)
     }
 
@@ -464,6 +507,15 @@ enum Target {
     Any,
     Other,
     OtherAtOnce,
+}
+
+/// How long to wait before a resend.
+#[derive(Clone, Copy)]
+enum Wait {
+    Backoff,
+    /// But no less than this.
+    AtLeast(Duration),
+    Exactly(Duration),
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]

@@ -61,6 +61,8 @@ fn b_10_3_each_way_to_a_peer_has_its_name() {
     balancer.set().members().iter().for_each(|member| tried.add(member.key()));
     let again = balancer.pick_explained(&PickInput::new(0).without(&tried));
     assert_eq!(again.why.steps().last(), Some(&How::TriedAgain));
+    let text = again.why.to_string();
+    assert!(text.contains(" by round_robin, among all, one that was tried already"), "{text}");
     let members = balancer.set().members().to_vec();
     members.iter().for_each(|member| balancer.not_identified(member, 20 * MS));
     let nobody = balancer.pick_explained(&PickInput::new(20 * MS));
@@ -70,6 +72,22 @@ fn b_10_3_each_way_to_a_peer_has_its_name() {
         text.starts_with("picked nobody by round_robin") && text.contains("peer-1 did not prove who it is"),
         "{text}"
     );
+    assert!(!text.contains("one that"), "nobody was found in any way: {text}");
+}
+
+#[test]
+fn b_10_3_a_candidate_that_is_drawn_again_is_told_once() {
+    let balancer = balancer(Policy::PeakEwma);
+    let mut tried = LeaveOut::default();
+    balancer.set().members().iter().for_each(|member| tried.add(member.key()));
+    for _ in 0..20 {
+        let again = balancer.pick_explained(&PickInput::new(0).without(&tried));
+        let mut keys: Vec<_> = again.why.candidates().iter().map(|one| one.key.as_str()).collect();
+        let drawn = keys.len();
+        keys.sort_unstable();
+        keys.dedup();
+        assert!(drawn >= 2 && keys.len() == drawn, "{}", again.why);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use peerage_balance::{
     Action, Backoff, Budget, BudgetPolicy, Event, Generator, RetryPolicy, RetryState, Situation, StopReason,
+    repeat::Pushback,
 };
 use proptest::prelude::*;
 
@@ -347,4 +348,51 @@ proptest! {
         prop_assert!(sent <= u32::from(sends), "{sent} sends of {sends}");
         prop_assert!(not_sent <= 5, "{not_sent}");
     }
+}
+
+#[test]
+fn b_4_3_what_follows_a_grpc_status() {
+    use StopReason::{Final, NotRepeatable, RetryAfterTooLong, ToldNotTo};
+    let of = |code, pushback: Option<&str>| Event::AnsweredGrpc {
+        code,
+        pushback: pushback.map(|text| Pushback::read(text.as_bytes())),
+        no_retry: false,
+    };
+    let half = 25 * MS / 2;
+    for (event, idempotent, action) in [
+        (of(14, None), true, again(half, true, false, true)),
+        (of(14, None), false, stop(NotRepeatable)),
+        (of(14, Some("0")), true, again(0, true, false, true)),
+        (of(14, Some("700")), true, again(700 * MS, true, false, true)),
+        (of(14, Some("-1")), true, stop(ToldNotTo)),
+        (of(14, Some("soon")), true, stop(ToldNotTo)),
+        (of(14, Some("2147483647")), true, stop(RetryAfterTooLong)),
+        (Event::AnsweredGrpc { code: 14, pushback: None, no_retry: true }, true, stop(ToldNotTo)),
+        (of(8, None), true, stop(Final)),
+        (of(8, Some("250")), true, again(250 * MS, true, false, true)),
+        (of(8, Some("-1")), true, stop(ToldNotTo)),
+        (of(13, Some("5")), true, stop(Final)),
+        (of(4, None), true, stop(Final)),
+        (of(0, None), true, stop(Final)),
+        (of(99, None), true, stop(Final)),
+    ] {
+        assert_eq!(first(idempotent, event, CALM), action, "{event:?}");
+    }
+}
+
+#[test]
+fn b_4_3_pauses_begin_anew_behind_a_pushback() {
+    let policy = RetryPolicy::default().sends(5).unwrap();
+    let mut state = RetryState::new(&policy, true, None);
+    let unavailable = |pushback| Event::AnsweredGrpc { code: 14, pushback, no_retry: false };
+    let pushback = Some(Pushback::After(Duration::from_millis(300)));
+    let pauses: Vec<_> = [None, None, pushback, None]
+        .into_iter()
+        .map(|pushback| {
+            state.begin();
+            state.ended(unavailable(pushback), &CALM, HALF)
+        })
+        .collect();
+    let expected = [25 * MS / 2, 50 * MS / 2, 300 * MS, 25 * MS / 2];
+    assert_eq!(pauses, expected.map(|pause| again(pause, true, false, true)));
 }

@@ -165,7 +165,7 @@ impl Members {
                     info!(peerage.node_id = peer, ?rule, ?pause, "peer ejected");
                     self.ejected.notify_one();
                 }
-                What::PanicOn => warn!("most peers are out: all are used again"),
+                What::PanicOn => warn!("most peers are out: those that failed are used again"),
                 what => debug!(peerage.node_id = peer, "peer {}", what.as_str()),
             }
         }

@@ -248,7 +248,7 @@ pub struct PickExplanation {
     pub policy: Option<Policy>,
     /// What was tried, in this order; the last one found the peer. Empty if code of the caller chose.
     pub steps: Vec<How>,
-    /// What the policy compared, in pairs, one pair per draw. Empty for policies that do not compare.
+    /// What the policy compared, two of each draw, those that were drawn again once. Empty for policies that do not compare.
     pub candidates: Vec<Candidate>,
     /// Who was picked; `None` if nobody was.
     pub chosen: Option<PeerKey>,
@@ -337,7 +337,7 @@ impl fmt::Display for PickExplanation {
             Some(key) => write!(f, "picked {} by {}", escape(key.as_str()), self.by())?,
             None => write!(f, "picked nobody by {}", self.by())?,
         }
-        for step in &self.steps {
+        for step in How::that_found(&self.steps, self.chosen.is_some()) {
             write!(f, ", {}", step.as_str())?;
         }
         write!(f, ", of {} peers", self.peer_count)?;

@@ -64,9 +64,13 @@ impl Serving {
             .attempt
             .and_then(|number| std::str::from_utf8(number).ok()?.parse().ok())
             .filter(|number| *number > 0);
+        let earlier = said
+            .grpc_previous
+            .and_then(|number| std::str::from_utf8(number).ok()?.parse::<u32>().ok())
+            .map_or(1, |number| number.saturating_add(1));
         let kind = said.content_type.unwrap_or_default();
         let inner = Inner {
-            attempt: attempt.unwrap_or(1),
+            attempt: attempt.unwrap_or(1).max(earlier),
             deadline: left.and_then(|left| Instant::now().checked_add(left)),
             is_grpc: kind.starts_with(b"application/grpc"),
             trace: said.traceparent.and_then(|_| Trace::of(headers)),
@@ -129,12 +133,13 @@ struct Said<'h> {
     envoy_timeout: Option<&'h [u8]>,
     grpc_timeout: Option<&'h [u8]>,
     attempt: Option<&'h [u8]>,
+    grpc_previous: Option<&'h [u8]>,
     content_type: Option<&'h [u8]>,
     traceparent: Option<&'h [u8]>,
 }
 
 impl<'h> Said<'h> {
-    /// One walk over the headers: to hash six names costs more than to compare those that are there.
+    /// One walk over the headers: to hash seven names costs more than to compare those that are there.
     fn by(headers: &'h HeaderMap) -> Self {
         let mut said = Self::default();
         for (name, value) in headers {
@@ -143,6 +148,7 @@ impl<'h> Said<'h> {
                 ENVOY_TIMEOUT_HEADER => &mut said.envoy_timeout,
                 GRPC_TIMEOUT_HEADER => &mut said.grpc_timeout,
                 ATTEMPT_HEADER => &mut said.attempt,
+                "grpc-previous-rpc-attempts" => &mut said.grpc_previous,
                 "content-type" => &mut said.content_type,
                 "traceparent" => &mut said.traceparent,
                 _ => continue,

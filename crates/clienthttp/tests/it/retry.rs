@@ -12,7 +12,7 @@ use std::{
 use axum::{Router, http::StatusCode, response::IntoResponse};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method};
-use peerage_clienthttp::{Body, Client, ClientBuilder, ClientError, Policy, RetryPolicy, Stage};
+use peerage_clienthttp::{Body, Client, ClientBuilder, ClientError, Outcome, Policy, RetryPolicy, Stage};
 use peerage_tests::{Facts, Refuser, ScriptedServer, ServerEvent};
 use peerage_zaphttp::wire::{Limits, Payload, put_response};
 use tokio::time::Instant;
@@ -437,4 +437,86 @@ async fn an_idempotency_key_counts_if_told() {
     let honoured =
         client_of([&bad, &good]).retry(RetryPolicy::default().idempotency_key(true)).build().await.unwrap();
     assert_eq!(statuses(honoured).await, [200, 200]);
+}
+
+/// A gRPC service that ends every call in its head, with these fields.
+async fn ending(id: &str, headers: &[(&'static str, &'static str)]) -> Peer {
+    answering(id, 200, &[headers, &[("content-type", "application/grpc")]].concat()).await
+}
+
+fn grpc(client: &Client) -> peerage_clienthttp::RequestBuilder {
+    client.post("/billing.Billing/Charge").header("content-type", "application/grpc+proto").body("message")
+}
+
+#[tokio::test]
+async fn b_3_1_b_4_3_a_grpc_call_that_ends_in_its_head_is_judged_by_its_status() {
+    let unavailable = ending("billing-1", &[("grpc-status", "14")]).await;
+    let good = ending("billing-2", &[("grpc-status", "0")]).await;
+    let client = client_of([&unavailable, &good]).balance(Policy::RoundRobin).build().await.unwrap();
+    let status = |answer: &peerage_clienthttp::Response| answer.headers()["grpc-status"].clone();
+    for _ in 0..4 {
+        let answer = grpc(&client).idempotent().send().await.unwrap();
+        assert_eq!(status(&answer), "0", "UNAVAILABLE goes to another peer");
+    }
+    let resent: Vec<_> =
+        good.seen.all().into_iter().filter(|seen| seen.header("peerage-attempt") == Some("2")).collect();
+    assert!(!resent.is_empty());
+    assert!(resent.iter().all(|seen| seen.header("grpc-previous-rpc-attempts") == Some("1")));
+    assert!(good.seen.all().iter().all(|seen| seen.header("grpc-timeout").is_some_and(|t| t.ends_with('u'))));
+    // What is not marked is sent once, and the peer is out after five in a row all the same.
+    let mut failed = 0;
+    for _ in 0..20 {
+        let answer = grpc(&client).send().await.unwrap();
+        assert_eq!(answer.attempts().unwrap().count(), 1);
+        failed += usize::from(status(&answer) == "14");
+    }
+    assert!((1..=5).contains(&failed), "{failed}");
+    assert!(client.explain().contains("is ejected"), "{}", client.explain());
+
+    for (headers, outcome) in [
+        (&[("grpc-status", "5")][..], Outcome::Success),
+        (&[("grpc-status", "13")], Outcome::Soft),
+        (&[("grpc-status", "none")], Outcome::Soft),
+        (&[("grpc-status", "8")], Outcome::Throttled),
+        (&[("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")], Outcome::Hard),
+        (&[("grpc-status", "14"), ("grpc-retry-pushback-ms", "86400000")], Outcome::Throttled),
+        (&[("grpc-status", "14"), ("peerage-no-retry", "1")], Outcome::Hard),
+    ] {
+        let peer = ending("billing-1", headers).await;
+        let client = client_of([&peer]).build().await.unwrap();
+        let answer = grpc(&client).idempotent().send().await.unwrap();
+        let attempts = answer.attempts().unwrap();
+        assert_eq!((attempts.count(), attempts.last().unwrap().outcome), (1, outcome), "{headers:?}");
+    }
+    // The same field of an answer that is no gRPC says nothing.
+    let plain = client_of([&unavailable]).build().await.unwrap();
+    let answer = plain.get("/").send().await.unwrap();
+    assert_eq!(answer.attempts().unwrap().last().unwrap().outcome, Outcome::Success);
+}
+
+#[tokio::test]
+async fn b_8_a_grpc_call_has_the_time_that_its_caller_gives_it() {
+    let peer = ending("billing-1", &[("grpc-status", "0")]).await;
+    let client = client_of([&peer]).build().await.unwrap();
+    for given in ["20S", "99999999H", "soon"] {
+        grpc(&client).header("grpc-timeout", given).send().await.unwrap();
+    }
+    let left: Vec<(u64, u64)> = peer
+        .seen
+        .all()
+        .iter()
+        .map(|seen| {
+            let micros = seen.header("grpc-timeout").unwrap().strip_suffix('u').unwrap();
+            (seen.header("peerage-timeout-ms").unwrap().parse().unwrap(), micros.parse().unwrap())
+        })
+        .collect();
+    for ((millis, micros), most) in left.into_iter().zip([20_000, 30_000, 30_000]) {
+        assert!((1..=most).contains(&millis) && (1..=most * 1_000).contains(&micros), "{millis} {micros}");
+    }
+    let refuser = Refuser::new();
+    let client = client_at(&[("billing-1", refuser.addr())]).build().await.unwrap();
+    let error = grpc(&client).header("grpc-timeout", "20S").send().await.unwrap_err();
+    let request = error.into_request().expect("nothing was sent");
+    assert_eq!(request.headers()["grpc-timeout"], "20S", "as it was given");
+    assert!(!request.headers().contains_key("grpc-previous-rpc-attempts"));
 }

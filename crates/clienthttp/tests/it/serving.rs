@@ -267,5 +267,11 @@ fn b_8_what_a_request_came_with_is_read_with_its_edges() {
     {
         assert_eq!(of(&[("peerage-attempt", value)]).attempt(), attempt, "{value}");
     }
+    for (value, attempt) in
+        [("1", 2), ("0", 1), ("-1", 1), ("99999999999", 1), ("one", 1), ("4294967295", u32::MAX)]
+    {
+        assert_eq!(of(&[("grpc-previous-rpc-attempts", value)]).attempt(), attempt, "{value}");
+    }
+    assert_eq!(of(&[("grpc-previous-rpc-attempts", "1"), ("peerage-attempt", "5")]).attempt(), 5);
     let _: fn(&HeaderMap) -> Serving = Serving::of;
 }

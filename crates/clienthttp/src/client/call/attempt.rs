@@ -8,7 +8,7 @@ use peerage_discovery::{Peer, SourceId, escape};
 use tokio::time::Instant;
 use tracing::{Instrument, Span, debug_span};
 
-use super::{ATTEMPT, Call, TIMEOUT};
+use super::{ATTEMPT, Call, TIMEOUT, grpc};
 use crate::{
     AuthAttacher as _, Body, BoxError, Channel, Insecure, PickExplanation,
     client::{
@@ -205,9 +205,17 @@ impl Call<'_> {
                 _ => deadline::to_millis(rest).into(),
             };
             head.headers.insert(TIMEOUT, value);
+            if self.is_grpc
+                && let Some(value) = grpc::timeout(rest)
+            {
+                head.headers.insert(grpc::TIMEOUT, value);
+            }
         }
         if number > 1 {
             head.headers.insert(ATTEMPT, number.into());
+            if self.is_grpc {
+                head.headers.insert(grpc::PREVIOUS, (number - 1).into());
+            }
         }
     }
 

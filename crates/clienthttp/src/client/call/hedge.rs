@@ -13,6 +13,7 @@ use tracing::{Instrument, debug};
 use super::{
     Call,
     attempt::{Course, Ended, watched},
+    grpc::End,
     notes::Line,
     pick::Picked,
 };
@@ -47,8 +48,11 @@ struct Landed {
 
 impl Landed {
     fn is_good(&self) -> bool {
-        let status = self.result.as_ref().map(|response| response.status().as_u16());
-        status.is_ok_and(|status| Outcome::of_status(status, false) == Outcome::Success)
+        self.result.as_ref().is_ok_and(|response| {
+            let of_status = Outcome::of_status(response.status().as_u16(), false);
+            let outcome = End::of(response.headers()).map_or(of_status, End::outcome);
+            of_status == Outcome::Success && outcome == Outcome::Success
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod attempt;
 mod ends;
+mod grpc;
 mod hedge;
 mod notes;
 mod pick;
@@ -97,7 +98,10 @@ fn is_spent(outcome: &Result<Response<Body>, ClientError>, attempts: Option<&Att
     match outcome {
         Ok(response) => {
             let status = response.status();
-            (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS)
+            let is_error = status.is_server_error()
+                || status == StatusCode::TOO_MANY_REQUESTS
+                || grpc::End::of(response.headers()).is_some_and(|end| !end.is_ok());
+            is_error
                 && (response.headers().contains_key(&NO_RETRY) || attempts.is_some_and(Attempts::is_spent))
         }
         Err(error) => error.is_spent(),
@@ -126,6 +130,8 @@ struct Call<'c> {
     permit: Option<Permit<'c>>,
     attempts: Attempts,
     added: Added,
+    /// It is a call of gRPC.
+    is_grpc: bool,
     /// The call that this one is made to serve.
     serving: Option<Serving>,
     /// The trace it belongs to, if any.
@@ -138,6 +144,8 @@ struct Added {
     authority: bool,
     user_agent: bool,
     trace: bool,
+    /// The `grpc-timeout` that ours replaced.
+    grpc_timeout: Option<HeaderValue>,
 }
 
 impl<'c> Call<'c> {
@@ -165,6 +173,7 @@ impl<'c> Call<'c> {
             permit: Some(permit),
             attempts: Attempts::default(),
             added: Added::default(),
+            is_grpc: false,
             serving,
             trace: None,
         }
@@ -244,6 +253,14 @@ impl<'c> Call<'c> {
             self.trace = Some(Position::begin(|| random.next_u64()));
             self.added.trace = true;
         }
+        self.is_grpc = grpc::is_call(head);
+        if self.is_grpc
+            && let Some(given) = grpc::limit(&head.headers)
+        {
+            self.limit = Some(self.limit.map_or(given, |limit| limit.min(given)));
+            self.deadline = self.limit.and_then(|limit| self.began.after(limit));
+            self.added.grpc_timeout = find(&head.headers, &grpc::TIMEOUT).cloned();
+        }
         if let Entry::Vacant(entry) = head.headers.entry(USER_AGENT) {
             entry.insert(settings.user_agent.clone());
             self.added.user_agent = true;
@@ -268,6 +285,13 @@ impl<'c> Call<'c> {
         }
         head.headers.remove(TIMEOUT);
         head.headers.remove(ATTEMPT);
+        if self.is_grpc {
+            head.headers.remove(grpc::PREVIOUS);
+            match self.added.grpc_timeout.clone() {
+                Some(given) => head.headers.insert(grpc::TIMEOUT, given),
+                None => head.headers.remove(grpc::TIMEOUT),
+            };
+        }
     }
 
     /// The call is over: what it did counts, for dashboards and for the call that it serves.

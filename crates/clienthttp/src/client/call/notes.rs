@@ -7,7 +7,7 @@ use peerage_balance::{Event, Outcome, Stage, deadline, retry_after};
 use peerage_discovery::{Peer, escape};
 use tracing::error;
 
-use super::{Call, NO_RETRY, attempt::Course};
+use super::{Call, NO_RETRY, attempt::Course, grpc::End};
 use crate::{
     Attempt, Body, PeerInfo,
     client::{Lease, moment::Moment},
@@ -32,12 +32,15 @@ impl Call<'_> {
         now: Moment,
     ) -> Event {
         let status = response.status();
+        let end = if self.is_grpc { End::of(response.headers()) } else { None };
         let retry_after = match status {
+            _ if end.is_some() => end.and_then(End::pause),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => read_retry_after(response),
             _ => None,
         };
         let members = &self.shared.members;
-        let outcome = Outcome::of_status(status.as_u16(), retry_after.is_some());
+        let outcome =
+            end.map_or_else(|| Outcome::of_status(status.as_u16(), retry_after.is_some()), End::outcome);
         self.learn(lease, outcome, now.nanos);
         members.answered(lease.member(), now.nanos);
         if outcome == Outcome::Throttled {
@@ -49,7 +52,10 @@ impl Call<'_> {
         let line = Line { outcome, stage: Stage::Answered, status: Some(status), failure: None };
         self.write_down(lease.peer(), course, now, line);
         let no_retry = response.headers().contains_key(&NO_RETRY);
-        Event::Answered { status: status.as_u16(), retry_after, no_retry }
+        match end {
+            Some(end) => end.event(no_retry),
+            None => Event::Answered { status: status.as_u16(), retry_after, no_retry },
+        }
     }
 
     pub(super) fn note_failure(

@@ -84,7 +84,8 @@ impl Call<'_> {
                 Ended::Answer(response) => {
                     let event = self.note_answer(&mut lease, &response, &course, now);
                     // Nearly every call ends here.
-                    if settings.retry.ends_with(response.status().as_u16()) {
+                    let is_told_otherwise = matches!(event, Event::AnsweredGrpc { .. });
+                    if !is_told_otherwise && settings.retry.ends_with(response.status().as_u16()) {
                         return Ok(self.hand_over(response, lease));
                     }
                     (event, Some(response))

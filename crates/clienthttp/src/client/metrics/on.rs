@@ -61,7 +61,8 @@ pub(crate) struct Meters {
 }
 
 /// Why a call was sent again: how far it had come, and the status if it was answered.
-const RESENT: [(&str, &str); 11] = [
+const RESENT: [(&str, &str); 12] = [
+    ("answered", "200"),
     ("not_sent", ""),
     ("stale", ""),
     ("ambiguous", ""),
@@ -133,6 +134,7 @@ impl Meters {
             Event::NotSent => ("not_sent", None),
             Event::Stale => ("stale", None),
             Event::Answered { status, .. } => ("answered", Some(status)),
+            Event::AnsweredGrpc { .. } => ("answered", Some(200)),
             _ => ("ambiguous", None),
         };
         let is_it = |(its_stage, its_status): &(&str, &str)| {
