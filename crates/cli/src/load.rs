@@ -1,5 +1,6 @@
 //! Many calls at a time, and what came of them: `call -n` and the demo.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,11 @@ use tokio::time::Instant;
 
 use crate::output::{Chain, Failure, Output, table};
 use crate::stop::Stop;
+
+/// So many texts of failures are told apart: each of a million may be another, with times in it.
+const MOST_TEXTS: usize = 10;
+/// The rest.
+const OTHERS: &str = "failed in other ways or words";
 
 /// One call that was answered.
 #[derive(Debug)]
@@ -61,17 +67,26 @@ impl Summary {
                 *self.peers.entry(answered.peer).or_default() += 1;
                 self.repeats += answered.repeats;
             }
-            Err(text) => *self.failures.entry(text).or_default() += 1,
+            Err(text) => self.fail(text, 1),
         }
+    }
+
+    fn fail(&mut self, text: String, count: u64) {
+        let is_told = self.failures.contains_key(&text) || self.failures.len() < MOST_TEXTS;
+        *self.failures.entry(if is_told { text } else { OTHERS.to_owned() }).or_default() += count;
     }
 
     fn merge(&mut self, other: Self) {
         self.latency.add(&other.latency).expect("all histograms have the same bounds");
         self.repeats += other.repeats;
-        for (into, from) in [(&mut self.peers, other.peers), (&mut self.failures, other.failures)] {
-            for (key, count) in from {
-                *into.entry(key).or_default() += count;
-            }
+        for (peer, count) in other.peers {
+            *self.peers.entry(peer).or_default() += count;
+        }
+        // The most frequent first, so that it is they that are told.
+        let mut failures: Vec<_> = other.failures.into_iter().collect();
+        failures.sort_by_key(|(_, count)| Reverse(*count));
+        for (text, count) in failures {
+            self.fail(text, count);
         }
         for (status, count) in other.statuses {
             *self.statuses.entry(status).or_default() += count;
@@ -208,4 +223,25 @@ where
     whole.elapsed = started.elapsed();
     bar.finish_and_clear();
     whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s220_a_million_failures_are_a_few_lines() {
+        let mut whole = Summary::new();
+        for worker in 0..4 {
+            let mut summary = Summary::new();
+            for call in 0..1_000 {
+                let text =
+                    if call % 2 == 0 { "refused".into() } else { format!("for another {worker}.{call} ms") };
+                summary.record(Duration::ZERO, Err(text));
+            }
+            whole.merge(summary);
+        }
+        assert_eq!((whole.failed(), whole.failures["refused"]), (4_000, 2_000));
+        assert!(whole.failures.len() <= MOST_TEXTS + 1, "{:?}", whole.failures);
+    }
 }
