@@ -28,7 +28,8 @@ use crate::{Body, BoxError};
 ///
 /// A connection of HTTP/2 that says GOAWAY gets no new calls, those that run on it go on, and the peer gets a new
 /// connection. Two such on fresh connections within a second do not make it count as throttled (B-9.3): the client
-/// below does not tell who said GOAWAY when, only which calls failed for it. Those that fail count as any failure.
+/// below does not tell who said GOAWAY when, only which calls failed for it. Those were not looked at and go on to
+/// another peer; for this one they count as any failure.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct HttpDialer {
@@ -205,15 +206,19 @@ fn failure(error: legacy::Error) -> ExchangeError {
         Some(inner) if inner.is_canceled() => (FailureKind::Broken, Stage::NotSent),
         Some(inner) if inner.is_parse() => (FailureKind::Protocol, Stage::Ambiguous),
         Some(inner) if inner.is_user() => (FailureKind::RequestBody, Stage::Ambiguous),
-        Some(inner) if is_refused_stream(inner) => (FailureKind::Broken, Stage::NotSent),
+        Some(inner) if was_not_looked_at(inner) => (FailureKind::Broken, Stage::NotSent),
         _ => (FailureKind::Broken, Stage::Ambiguous),
     };
     ExchangeError::new(kind, stage, error)
 }
 
-/// The HTTP/2 way to say that the request was not looked at (RFC 9113 §8.7).
-fn is_refused_stream(error: &hyper::Error) -> bool {
-    sources(error).any(|source| source.to_string().contains("refused stream"))
+/// The HTTP/2 ways to say that the request was not looked at (RFC 9113 §8.7): its stream was refused, or is above
+/// the last one of a GOAWAY. Streams below that do not get the error of one, they go on.
+fn was_not_looked_at(error: &hyper::Error) -> bool {
+    sources(error).any(|source| {
+        let text = source.to_string();
+        text.contains("refused stream") || text.starts_with("connection error received: ")
+    })
 }
 
 fn sources<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {

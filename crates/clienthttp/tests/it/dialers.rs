@@ -253,6 +253,60 @@ async fn b_4_2_a_web_server_that_no_connection_reaches_was_not_sent_the_call() {
     }
 }
 
+/// An HTTP/2 server that answers the first request on each connection with a GOAWAY after that stream, and closes.
+async fn going_away(last_stream: u8) -> peerage_tests::ScriptedServer {
+    peerage_tests::ScriptedServer::start(move |mut conn| async move {
+        // The preface, and what a server must begin with: a frame of settings, here none.
+        conn.read(24).await;
+        conn.send(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+        loop {
+            let head = conn.read(9).await;
+            let [high, middle, low, kind, ..] = head[..] else { return };
+            conn.read(usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)).await;
+            // HEADERS.
+            if kind == 1 {
+                break;
+            }
+        }
+        conn.send(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, last_stream, 0, 0, 0, 0]).await;
+        // Read on, so that no reset overtakes what was sent.
+        conn.half_close().await;
+        conn.read_to_end().await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn b_4_2_a_stream_above_the_last_one_of_a_goaway_was_not_sent() {
+    let web = Web::start(HttpVersion::Http2, "billing-2").await;
+    let (before, after) = (going_away(0).await, going_away(1).await);
+    let client = web_client(HttpVersion::Http2, &[before.addr(), web.addr]);
+    let client = client.balance(Policy::RoundRobin).health(None).build().await.unwrap();
+    let mut stages = Vec::new();
+    for _ in 0..4 {
+        let answer = client.post("/").body("x").send().await.unwrap();
+        assert_eq!(answer.peer().unwrap().node_id(), "billing-2");
+        stages.extend(answer.attempts().unwrap().iter().map(|attempt| attempt.stage));
+    }
+    assert!(stages.contains(&Stage::NotSent), "it was asked: {stages:?}");
+    assert!(stages.iter().all(|stage| [Stage::NotSent, Stage::Answered].contains(stage)), "{stages:?}");
+
+    // The stream it was sent on is not above: what became of it is unknown.
+    let client = web_client(HttpVersion::Http2, &[after.addr(), web.addr]);
+    let client = client.balance(Policy::RoundRobin).health(None).build().await.unwrap();
+    let mut lost = 0;
+    for _ in 0..4 {
+        match client.post("/").body("x").send().await {
+            Ok(answer) => assert_eq!(answer.attempts().unwrap().count(), 1),
+            Err(error) => {
+                assert!(matches!(error, ClientError::OutcomeUnknown { .. }), "{error:?}");
+                lost += 1;
+            }
+        }
+    }
+    assert_eq!(lost, 2);
+}
+
 #[tokio::test]
 async fn h039_tower_layers_fit_around_the_client() {
     let peer = Peer::start("billing-1").await;
