@@ -158,6 +158,7 @@ mod tests {
             assert!(!is_blamed(whole * ms, None, 2 * ms, Some(whole * ms)), "{whole} ms is no fair chance");
         }
         assert!(!is_blamed(200 * ms, None, 500 * ms, Some(200 * ms)), "it usually takes longer");
+        assert!(!is_blamed(500 * ms, None, 500 * ms, Some(500 * ms)), "as long as it usually takes");
         assert!(is_blamed(501 * ms, None, 500 * ms, Some(501 * ms)));
     }
 
@@ -214,6 +215,7 @@ mod tests {
             ("9u", Some(Duration::from_micros(9))),
             ("3n", Some(Duration::from_nanos(3))),
             ("0m", None),
+            ("0H", None),
             ("123456789m", None),
             ("5", None),
             ("m", None),

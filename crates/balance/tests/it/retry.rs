@@ -396,3 +396,12 @@ fn b_4_3_pauses_begin_anew_behind_a_pushback() {
     let expected = [25 * MS / 2, 50 * MS / 2, 300 * MS, 25 * MS / 2];
     assert_eq!(pauses, expected.map(|pause| again(pause, true, false, true)));
 }
+
+#[test]
+fn b_5_1_an_answer_of_grpc_uses_up_a_send() {
+    let mut state = RetryState::new(&RetryPolicy::default(), true, None);
+    let unavailable = Event::AnsweredGrpc { code: 14, pushback: None, no_retry: false };
+    assert_eq!(state.ended(unavailable, &CALM, 0), again(0, true, false, true));
+    assert_eq!(state.ended(unavailable, &CALM, 0), stop(StopReason::SendsUsedUp));
+    assert!(state.has_resent());
+}
