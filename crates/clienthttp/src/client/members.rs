@@ -17,7 +17,7 @@ use tokio::{
     sync::{Notify, futures::Notified},
     time::Instant,
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 pub(crate) use super::node::Node;
 use super::{
@@ -28,7 +28,7 @@ use super::{
     queue::{Lease, Queue},
     views::{PeerView, PickExplanation},
 };
-use crate::{Dialer, PickContext, Picker, pick::place_of};
+use crate::{Dialer, PickContext, Picker, dial::FailureKind, pick::place_of};
 
 pub(crate) type Member = peerage_balance::Member<Peer, Arc<Node>>;
 pub(crate) type NotPicked = PickError<Peer, Arc<Node>>;
@@ -347,6 +347,20 @@ impl Members {
         if last == NEVER || now.saturating_sub(last) >= REFRESH_EVERY {
             self.refreshed.store(now, Ordering::Relaxed);
             self.discovery.refresh();
+        }
+    }
+
+    /// What a failed exchange says beyond its outcome.
+    pub(crate) fn failed(&self, member: &Member, kind: FailureKind, now: u64) {
+        match kind {
+            FailureKind::Connect | FailureKind::ConnectTimeout | FailureKind::Tls | FailureKind::Timeout => {
+                self.unreachable(member, now);
+            }
+            FailureKind::Identity => {
+                self.balancer.not_identified(member, now);
+                error!(peerage.node_id = %escape(member.peer().node_id()), "peer did not prove who it is");
+            }
+            _ => {}
         }
     }
 

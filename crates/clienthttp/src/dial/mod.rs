@@ -198,6 +198,26 @@ impl Channel {
         }
     }
 
+    /// Whether a call finds a connection open. Yes where the channel does not tell.
+    #[inline]
+    pub(crate) fn has_idle(&self) -> bool {
+        match &self.kind {
+            #[cfg(feature = "zap")]
+            Kind::Zap(client) => client.has_idle(),
+            Kind::Other(_) => true,
+        }
+    }
+
+    /// Opens a connection for a call that finds none. Its time is the dialer's to limit.
+    #[cfg_attr(not(feature = "zap"), expect(clippy::unused_async, reason = "see the other half"))]
+    pub(crate) async fn open(&self) -> Result<(), ExchangeError> {
+        match &self.kind {
+            #[cfg(feature = "zap")]
+            Kind::Zap(client) => client.connect(None).await.map_err(zap::failure),
+            Kind::Other(_) => Ok(()),
+        }
+    }
+
     /// Opens a connection and closes it again. `None` where the channel cannot do that alone.
     #[cfg_attr(
         not(feature = "zap"),

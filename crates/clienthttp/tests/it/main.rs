@@ -19,6 +19,7 @@ mod members;
 mod metrics;
 mod pick;
 mod queue;
+mod race;
 mod redirects;
 mod retry;
 mod secrets;

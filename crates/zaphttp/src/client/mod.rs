@@ -216,6 +216,11 @@ impl Client {
         self.shared.pool.idle_count()
     }
 
+    /// Whether a connection is idle, so that a request would not have to open one. Takes no lock.
+    pub fn has_idle(&self) -> bool {
+        self.shared.pool.has_idle()
+    }
+
     /// How many connections are open, idle or not.
     pub fn connection_count(&self) -> usize {
         self.shared.open.load(Ordering::Relaxed)

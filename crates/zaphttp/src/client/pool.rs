@@ -1,6 +1,6 @@
 //! Idle connections, last in first out.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Wake, Waker};
 
@@ -10,6 +10,8 @@ use super::conn::Conn;
 #[derive(Debug)]
 pub(super) struct Pool {
     state: Mutex<State>,
+    /// What the list said when it last changed, for who only wants to know.
+    has_idle: AtomicBool,
     max_idle: usize,
     next_id: AtomicU64,
 }
@@ -28,12 +30,22 @@ pub(super) struct PoolClosed;
 
 impl Pool {
     pub(super) fn new(max_idle: usize) -> Self {
-        Self { state: Mutex::default(), max_idle, next_id: AtomicU64::new(0) }
+        Self {
+            state: Mutex::default(),
+            has_idle: AtomicBool::new(false),
+            max_idle,
+            next_id: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn take(&self) -> Result<Option<Box<Conn>>, PoolClosed> {
         let mut state = self.lock();
-        if state.closed { Err(PoolClosed) } else { Ok(state.idle.pop()) }
+        if state.closed {
+            return Err(PoolClosed);
+        }
+        let conn = state.idle.pop();
+        self.changed(&state);
+        Ok(conn)
     }
 
     /// Keeps a connection for the next request, or closes it where there are enough.
@@ -45,6 +57,7 @@ impl Pool {
         let mut state = self.lock();
         if !state.closed && state.idle.len() < self.max_idle {
             state.idle.push(conn);
+            self.changed(&state);
             return;
         }
         drop(state);
@@ -55,11 +68,25 @@ impl Pool {
         self.lock().idle.len()
     }
 
+    pub(super) fn has_idle(&self) -> bool {
+        self.has_idle.load(Ordering::Relaxed)
+    }
+
+    /// The list is another one. Only under the lock.
+    fn changed(&self, state: &State) {
+        let has_idle = !state.idle.is_empty();
+        // Looked at first: mostly it stays as it is, and a load leaves the line shared.
+        if self.has_idle.load(Ordering::Relaxed) != has_idle {
+            self.has_idle.store(has_idle, Ordering::Relaxed);
+        }
+    }
+
     /// Closes the idle connections, and from now on every other one as it comes back.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
         let idle = std::mem::take(&mut state.idle);
+        self.changed(&state);
         drop(state);
         drop(idle);
     }
@@ -81,6 +108,7 @@ impl Pool {
         // The runtime may also have cried wolf, when a task had used up its turn.
         let stale = state.idle.get_mut(at).is_some_and(|conn| !conn.is_quiet());
         let stale = stale.then(|| state.idle.remove(at));
+        self.changed(&state);
         drop(state);
         drop(stale);
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{Response, header::AUTHORIZATION, request::Parts};
-use peerage_balance::{Outcome, Stage, deadline};
+use peerage_balance::{LeaveOut, Outcome, Stage, deadline};
 use peerage_discovery::{Peer, SourceId, escape};
 use tokio::time::Instant;
 use tracing::{Instrument, Span, debug_span};
@@ -77,20 +77,40 @@ impl Drop for Waiting<'_> {
 }
 
 impl Call<'_> {
-    /// Sends it to the peer of the lease and waits for the head of the answer.
+    /// Sends it to the peer of the lease and waits for the head of the answer; to another one, whose lease
+    /// is there then, if that could be connected to sooner.
     pub(super) async fn attempt(
-        &self,
+        &mut self,
         lease: &mut Lease,
+        tried: &LeaveOut,
         head: &mut Parts,
         body: &Replay,
         course: &mut Course,
     ) -> Ended {
         let members = &self.shared.members;
-        let member = Arc::clone(lease.member());
-        let (channel, dressed) = match self.dress(&member, head, course) {
+        let mut member = Arc::clone(lease.member());
+        let (mut channel, mut dressed) = match self.dress(&member, head, course) {
             Ok(dressed) => dressed,
             Err(ended) => return *ended,
         };
+        if !channel.has_idle() && !course.fresh && body.is_in_memory() {
+            // Boxed, so that calls on an open connection do not carry the room for it.
+            let connected = Box::pin(self.connect(channel, lease, tried, head, course)).await;
+            if !matches!(connected, Ok(false)) && dressed.undo {
+                head.headers.remove(AUTHORIZATION);
+            }
+            match connected {
+                Ok(false) => {}
+                Ok(true) => {
+                    member = Arc::clone(lease.member());
+                    (channel, dressed) = match self.dress(&member, head, course) {
+                        Ok(dressed) => dressed,
+                        Err(ended) => return *ended,
+                    };
+                }
+                Err(error) => return self.ended(Err(error)),
+            }
+        }
         let sent = dressed.own.as_deref().unwrap_or(head);
         let until = self.until(course.began);
         let waiting = Waiting { members, lease };

@@ -18,7 +18,7 @@ use super::{
     pick::Picked,
 };
 use crate::{
-    Body, ClientError, PickContext,
+    Body, ClientError,
     client::{Lease, members::Members, metrics::Hedge, moment::Moment},
     dial::ExchangeError,
     error::Phase,
@@ -172,25 +172,7 @@ impl Call<'_> {
     ) -> Option<Copy> {
         let members = &self.shared.members;
         let now = members.moment();
-        if !members.balancer().has_other(left_out, now.nanos) {
-            return None;
-        }
-        let cx = PickContext {
-            method: &head.method,
-            uri: &head.uri,
-            key: self.options.key.as_deref(),
-            attempt: retry.attempts() + 1,
-            random: members.balancer().random(),
-        };
-        // Room is for those who have waited for it.
-        if members.queue.as_ref().is_some_and(|queue| queue.waiting() > 0) {
-            return None;
-        }
-        // Not as a probe: who waits for an answer is not sent to a peer that failed.
-        let Picked { lease, why } = self.pick_now(left_out, &cx, false, now.nanos).ok()?;
-        if left_out.contains(lease.member().key()) {
-            return None;
-        }
+        let Picked { lease, why } = self.pick_another(left_out, head, retry.attempts() + 1, now.nanos)?;
         if !hedging.try_hedge(members.budget.as_deref(), now.nanos) {
             members.meters.hedged(Hedge::Refused);
             return None;

@@ -1,10 +1,12 @@
 //! One call: pick, dial, attach, send; again or not.
 //!
 //! What lasts over a call and its redirects is here. `repeat` sends it as often as it takes, `attempt` once,
-//! `hedge` to two peers; `pick` finds a peer or waits for one;
+//! `hedge` to two peers; `pick` finds a peer or waits for one, `connect` a
+//! connection or another peer;
 //! `notes` tells the peer's state how an attempt ended, `ends` makes of it what the caller gets.
 
 mod attempt;
+mod connect;
 mod ends;
 mod grpc;
 mod hedge;

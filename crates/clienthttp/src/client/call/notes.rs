@@ -4,14 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use http::{Response, StatusCode, header::RETRY_AFTER};
 use peerage_balance::{Event, Outcome, Stage, deadline, retry_after};
-use peerage_discovery::{Peer, escape};
-use tracing::error;
+use peerage_discovery::Peer;
 
 use super::{Call, NO_RETRY, attempt::Course, grpc::End};
 use crate::{
     Attempt, Body, PeerInfo,
     client::{Lease, moment::Moment},
-    dial::{ExchangeError, FailureKind, WAITED_FOR_BODY},
+    dial::{ExchangeError, WAITED_FOR_BODY},
     error::Phase,
 };
 
@@ -68,16 +67,7 @@ impl Call<'_> {
         let members = &self.shared.members;
         let outcome = error.outcome().unwrap_or(Outcome::Cancelled);
         self.learn(lease, outcome, now.nanos);
-        match error.kind {
-            FailureKind::Connect | FailureKind::ConnectTimeout | FailureKind::Tls | FailureKind::Timeout => {
-                members.unreachable(lease.member(), now.nanos);
-            }
-            FailureKind::Identity => {
-                members.balancer().not_identified(lease.member(), now.nanos);
-                error!(peerage.node_id = %escape(lease.peer().node_id()), "peer did not prove who it is");
-            }
-            _ => {}
-        }
+        members.failed(lease.member(), error.kind, now.nanos);
         members.tell();
         let line = Line { outcome, stage: error.stage, status: None, failure: Some(error.words()) };
         self.write_down(lease.peer(), course, now, line);

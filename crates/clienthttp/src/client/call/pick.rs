@@ -51,13 +51,7 @@ impl Call<'_> {
         now: &mut Moment,
     ) -> Result<Picked, ClientError> {
         let members = &self.shared.members;
-        let cx = PickContext {
-            method: &head.method,
-            uri: &head.uri,
-            key: self.options.key.as_deref(),
-            attempt,
-            random: members.balancer().random(),
-        };
+        let cx = self.context(head, attempt);
         let queue = members.queue.as_deref().filter(|_| attempt == 1);
         if let Some(queue) = queue.filter(|queue| queue.waiting() > 0) {
             return self.pick_in_turn(queue, tried, &cx, repeatable, now).await;
@@ -155,6 +149,36 @@ impl Call<'_> {
         [began.after(wait), self.deadline].into_iter().flatten().map(|end| end.at).min()
     }
 
+    /// Another peer than these, if there is one: for a second copy or a second connect. Not to find out whether a
+    /// peer works again, since somebody waits for the answer.
+    pub(super) fn pick_another(
+        &self,
+        left_out: &LeaveOut,
+        head: &Parts,
+        attempt: u32,
+        now: u64,
+    ) -> Option<Picked> {
+        let members = &self.shared.members;
+        // Room is for those who have waited for it.
+        let is_awaited = members.queue.as_ref().is_some_and(|queue| queue.waiting() > 0);
+        if is_awaited || !members.balancer().has_other(left_out, now) {
+            return None;
+        }
+        let cx = self.context(head, attempt);
+        let picked = self.pick_now(left_out, &cx, false, now).ok()?;
+        (!left_out.contains(picked.lease.member().key())).then_some(picked)
+    }
+
+    fn context<'c>(&'c self, head: &'c Parts, attempt: u32) -> PickContext<'c> {
+        PickContext {
+            method: &head.method,
+            uri: &head.uri,
+            key: self.options.key.as_deref(),
+            attempt,
+            random: self.shared.members.balancer().random(),
+        }
+    }
+
     #[cold]
     fn saturated(&self, why: String, unpicked: Option<Unpicked>) -> ClientError {
         let pick = unpicked.map(|unpicked| Arc::from(self.explanation(unpicked)));
@@ -192,7 +216,7 @@ impl Call<'_> {
 }
 
 /// What comes of it by then, if anything does.
-async fn within<T>(until: Option<Instant>, waiting: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn within<T>(until: Option<Instant>, waiting: impl Future<Output = T>) -> Option<T> {
     match until {
         Some(until) => timeout_at(until, waiting).await.ok(),
         None => Some(waiting.await),

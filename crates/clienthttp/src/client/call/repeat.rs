@@ -66,7 +66,7 @@ impl Call<'_> {
             let number = retry.begin();
             let mut course = Course { number, fresh, began: now, sent: None, pick: why, is_hedge: false };
             let ended = match hedging.as_deref().filter(|_| is_first).zip(delay) {
-                None => self.attempt(&mut lease, head, body, &mut course).await,
+                None => self.attempt(&mut lease, &tried, head, body, &mut course).await,
                 // Boxed, so that calls that are not hedged do not carry the room for it.
                 Some(hedging) => {
                     let raced = Box::pin(self.hedged((lease, course), head, body, hedging, &mut retry));
