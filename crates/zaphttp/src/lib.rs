@@ -81,7 +81,7 @@ mod transport;
 pub mod wire;
 
 pub use body::Body;
-pub use client::{Client, ClientBuilder, Reuse};
+pub use client::{Client, ClientBuilder, Opened, Reuse};
 pub use error::{BodyError, BoxError, ConnectError, ListenError, SendError, SendErrorKind, Stage};
 pub use server::{Drained, Listener, MemoryConnector, Server, ServerBuilder, ServerHandle};
 pub use transport::{Connect, Connection, ConnectionInfo, InvalidTarget, Target};

@@ -130,8 +130,8 @@ impl Channel {
         Self { kind: Kind::Zap(client) }
     }
 
-    /// One exchange, over in time, if possible on a connection of its own if it is to be `fresh`. Calls
-    /// `ready` with the time when the connection is there and the request goes out.
+    /// One exchange, over in time. Calls `ready` with the time when the connection is there and the request goes
+    /// out.
     #[cfg_attr(
         not(feature = "zap"),
         expect(unused_variables, reason = "services have connections of their own")
@@ -140,12 +140,19 @@ impl Channel {
         &self,
         head: &Parts,
         body: Body,
-        fresh: bool,
+        on: On,
         until: Until,
         ready: impl FnOnce(Instant),
     ) -> Result<Response<Body>, ExchangeError> {
         #[cfg(feature = "zap")]
-        let reuse = if fresh { Reuse::Never } else { Reuse::Idle };
+        let reuse = match on {
+            On::Any => Reuse::Idle,
+            On::New => Reuse::Never,
+            On::This(opened) => {
+                let sent = opened.send_once_noting(head, body, until.at, ready).await;
+                return sent.map(|response| response.map(Body::zap)).map_err(zap::failure);
+            }
+        };
         match &self.kind {
             // It watches the time itself, and knows best how far it came.
             #[cfg(feature = "zap")]
@@ -208,13 +215,16 @@ impl Channel {
         }
     }
 
-    /// Opens a connection for a call that finds none. Its time is the dialer's to limit.
+    /// Opens a connection for a call whose body is in memory, unless one is idle. Its time is the dialer's to limit.
     #[cfg_attr(not(feature = "zap"), expect(clippy::unused_async, reason = "see the other half"))]
-    pub(crate) async fn open(&self) -> Result<(), ExchangeError> {
+    pub(crate) async fn open(&self) -> Result<On, ExchangeError> {
         match &self.kind {
             #[cfg(feature = "zap")]
-            Kind::Zap(client) => client.connect(None).await.map_err(zap::failure),
-            Kind::Other(_) => Ok(()),
+            Kind::Zap(client) if !client.has_idle() => match client.open(None).await {
+                Ok(opened) => Ok(On::This(opened)),
+                Err(error) => Err(zap::failure(error)),
+            },
+            _ => Ok(On::Any),
         }
     }
 
@@ -247,6 +257,27 @@ impl Channel {
             Kind::Zap(client) => client.close(),
             // The service goes with its last clone, and its connections with it.
             Kind::Other(_) => {}
+        }
+    }
+}
+
+/// Which connection a call goes out on.
+pub(crate) enum On {
+    /// One that is idle, or a new one.
+    Any,
+    /// A new one, if the channel can do that.
+    New,
+    /// The one that was opened for it, for a body in memory.
+    #[cfg(feature = "zap")]
+    This(peerage_zaphttp::Opened),
+}
+
+impl On {
+    /// Keeps a connection that was opened for later calls.
+    pub(crate) fn keep(self) {
+        #[cfg(feature = "zap")]
+        if let Self::This(opened) = self {
+            opened.keep();
         }
     }
 }

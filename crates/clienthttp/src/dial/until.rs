@@ -1,7 +1,7 @@
 //! When an exchange must be over, and whose fault it is if it is not.
 
 use std::{
-    future::{Future, poll_fn},
+    future::Future,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -20,6 +20,10 @@ use super::{ExchangeError, FailureKind};
 use crate::{Body, ClientError};
 
 /// When an exchange must be over.
+#[cfg_attr(
+    not(feature = "zap"),
+    expect(dead_code, reason = "only ZAP-HTTP gathers a body before it connects")
+)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Until {
     /// The end of the attempt, if it begins with all that it sends.
@@ -122,7 +126,7 @@ pub(super) async fn gathering<T>(
     is_sent: impl Fn() -> bool,
 ) -> Result<T, ExchangeError> {
     let mut exchange = pin!(exchange);
-    let gathered = poll_fn(|cx| match exchange.as_mut().poll(cx) {
+    let gathered = std::future::poll_fn(|cx| match exchange.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
         Poll::Pending if given.is_over() => Poll::Ready(None),
         Poll::Pending => Poll::Pending,

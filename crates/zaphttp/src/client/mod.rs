@@ -166,13 +166,24 @@ impl Client {
         B::Error: Into<BoxError>,
     {
         let content = Content::collect(body, &self.shared.settings.limits).await?;
-        match self.shared.attempt(head, &content, reuse, deadline, ready).await {
+        match self.shared.attempt(head, &content, reuse.into(), deadline, ready).await {
             Ok(response) => Ok(response),
-            Err(Attempt { error, .. }) if error.stage() == Stage::NotSent => {
-                Err(error.giving_back(Outgoing { head: head.clone(), content }))
-            }
-            Err(Attempt { error, .. }) => Err(error),
+            Err(failed) => Err(failed.giving_back(head, content)),
         }
+    }
+
+    /// Opens a connection, TLS and all, for one request: for a caller who decides between connecting and sending.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection.
+    pub async fn open(&self, deadline: Option<Instant>) -> Result<Opened, SendError> {
+        let conn = self.shared.dial(deadline).await?;
+        Ok(Opened { client: Arc::clone(&self.shared), conn })
     }
 
     /// Opens a connection, TLS and all, and keeps it for the next request.
@@ -186,9 +197,7 @@ impl Client {
     ///
     /// Dropping the future closes the connection.
     pub async fn connect(&self, deadline: Option<Instant>) -> Result<(), SendError> {
-        let conn = self.shared.dial(deadline).await?;
-        self.shared.pool.put(conn);
-        Ok(())
+        self.open(deadline).await.map(Opened::keep)
     }
 
     /// Opens a connection, TLS and all, and closes it again: to see whether it can be opened, as often as
@@ -234,7 +243,7 @@ impl Shared {
         head: &request::Parts,
         content: &Content,
     ) -> Result<Response<Body>, SendError> {
-        let first = match self.attempt(head, content, Reuse::Idle, None, |_| {}).await {
+        let first = match self.attempt(head, content, On::Idle, None, |_| {}).await {
             Ok(response) => return Ok(response),
             Err(failed) => failed,
         };
@@ -242,7 +251,7 @@ impl Shared {
             return Err(first.error);
         }
         debug!(kind = ?first.error.kind(), "reused connection was gone, sending again");
-        let again = self.attempt(head, content, Reuse::Never, None, |_| {}).await;
+        let again = self.attempt(head, content, On::New, None, |_| {}).await;
         again.map_err(|failed| failed.error.at_least(first.error.stage()))
     }
 
@@ -251,14 +260,15 @@ impl Shared {
         self: &Arc<Self>,
         head: &request::Parts,
         content: &Content,
-        reuse: Reuse,
+        on: On,
         deadline: Option<Instant>,
         ready: impl FnOnce(Instant),
     ) -> Result<Response<Body>, Attempt> {
         let Settings { limits, response_timeout, stream_idle_timeout: idle_timeout, .. } = &self.settings;
-        let mut conn = match reuse {
-            Reuse::Idle => self.connection(deadline).await?,
-            Reuse::Never => self.dial(deadline).await?,
+        let mut conn = match on {
+            On::Idle => self.connection(deadline).await?,
+            On::New => self.dial(deadline).await?,
+            On::This(conn) => silent(conn).await?,
         };
         if let Err(error) = content.put(head, &mut conn.outbox, limits) {
             self.give_back(conn);
@@ -321,11 +331,7 @@ impl Shared {
         {
             conn.generation = generation;
         }
-        if poll_fn(|cx| Poll::Ready(conn.is_silent(cx))).await {
-            Ok(conn)
-        } else {
-            Err(SendError::new(SendErrorKind::Closed, Stage::NotSent))
-        }
+        silent(conn).await
     }
 
     fn answer(
@@ -373,6 +379,75 @@ pub enum Reuse {
     Never,
 }
 
+/// The connection, if its peer has neither said anything on it nor closed it.
+async fn silent(mut conn: Box<Conn>) -> Result<Box<Conn>, SendError> {
+    if poll_fn(|cx| Poll::Ready(conn.is_silent(cx))).await {
+        Ok(conn)
+    } else {
+        Err(SendError::new(SendErrorKind::Closed, Stage::NotSent))
+    }
+}
+
+/// Which connection a request goes out on.
+enum On {
+    Idle,
+    New,
+    This(Box<Conn>),
+}
+
+impl From<Reuse> for On {
+    fn from(reuse: Reuse) -> Self {
+        match reuse {
+            Reuse::Idle => Self::Idle,
+            Reuse::Never => Self::New,
+        }
+    }
+}
+
+/// A connection that is open and waits for its request: what [`Client::open`] gives. Dropping it closes it.
+#[derive(Debug)]
+#[must_use = "dropping it closes the connection"]
+pub struct Opened {
+    client: Arc<Shared>,
+    conn: Box<Conn>,
+}
+
+impl Opened {
+    /// As [`Client::send_once_noting`], on this connection and no other: if its peer has closed it meanwhile, the
+    /// request fails, not sent.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::send_once`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Client::send`].
+    pub async fn send_once_noting<B>(
+        self,
+        head: &request::Parts,
+        body: B,
+        deadline: Option<Instant>,
+        ready: impl FnOnce(Instant),
+    ) -> Result<Response<Body>, SendError>
+    where
+        B: http_body::Body,
+        B::Error: Into<BoxError>,
+    {
+        let Self { client, conn } = self;
+        let content = Content::collect(body, &client.settings.limits).await?;
+        match client.attempt(head, &content, On::This(conn), deadline, ready).await {
+            Ok(response) => Ok(response),
+            Err(failed) => Err(failed.giving_back(head, content)),
+        }
+    }
+
+    /// Keeps it for the next request of its client, if there is room.
+    pub fn keep(self) {
+        self.client.pool.put(self.conn);
+    }
+}
+
 /// A request that got no answer.
 struct Attempt {
     error: SendError,
@@ -381,6 +456,14 @@ struct Attempt {
 }
 
 impl Attempt {
+    /// The error, with the request if it was not sent.
+    fn giving_back(self, head: &request::Parts, content: Content) -> SendError {
+        match self.error.stage() {
+            Stage::NotSent => self.error.giving_back(Outgoing { head: head.clone(), content }),
+            _ => self.error,
+        }
+    }
+
     /// Whether the request may go out again on a new connection: the old one was only left over from before.
     fn may_resend(&self, method: &Method) -> bool {
         self.reused

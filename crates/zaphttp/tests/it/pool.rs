@@ -523,3 +523,42 @@ async fn a_frame_read_by_hand_is_what_the_client_wrote() {
     let request = Request::post("http://name/path?q").header("X-A", "1").body(Body::from("body")).unwrap();
     assert_eq!(bytes_of(client.send(request).await.unwrap()).await, b"right");
 }
+
+#[tokio::test]
+async fn s042_a_request_on_an_opened_connection_goes_out_on_no_other() {
+    let act = Facts::<()>::new();
+    let release = act.clone();
+    let server = ScriptedServer::start(move |mut conn| {
+        let act = release.clone();
+        async move {
+            if conn.number() == 0 {
+                act.at_least(1, LIMIT).await;
+                return conn.reset();
+            }
+            while conn.read_frame().await.is_some() {
+                conn.send(&ok(b"answer")).await;
+            }
+        }
+    })
+    .await;
+    let client = Client::builder(server.addr()).build();
+    let (head, _) = get("/").into_parts();
+    let lost = client.open(None).await.unwrap();
+    assert_eq!((client.idle_count(), client.connection_count()), (0, 1), "it is nobody else's");
+    act.push(());
+    let is_done = |event: &_| matches!(event, peerage_tests::ServerEvent::Done { conn: 0 });
+    server.events().eventually(LIMIT, "the reset", |events| events.iter().any(is_done)).await;
+    let sent = lost.send_once_noting(&head, Body::from("body"), None, |_| panic!("it does not go out"));
+    let error = sent.await.unwrap_err();
+    assert_eq!((error.kind(), error.stage()), (SendErrorKind::Closed, Stage::NotSent));
+    assert!(error.has_request());
+    assert_eq!((server.connection_count(), client.connection_count()), (1, 0), "no other one was opened");
+
+    let used = client.open(None).await.unwrap();
+    let answer = used.send_once_noting(&head, Body::empty(), None, |_| {}).await.unwrap();
+    assert_eq!(bytes_of(answer).await, b"answer");
+    client.open(None).await.unwrap().keep();
+    assert_eq!((client.idle_count(), client.connection_count()), (2, 2), "both are kept");
+    drop(client.open(None).await.unwrap());
+    assert_eq!(client.connection_count(), 2, "and this one is closed");
+}

@@ -16,7 +16,7 @@ use crate::{
         members::{Member, Members, Node},
         moment::Moment,
     },
-    dial::{ExchangeError, FailureKind, Until},
+    dial::{ExchangeError, FailureKind, On, Until},
     error::Phase,
     replay::Replay,
     secure::Crossing,
@@ -93,28 +93,29 @@ impl Call<'_> {
             Ok(dressed) => dressed,
             Err(ended) => return *ended,
         };
+        let mut on = if course.fresh { On::New } else { On::Any };
         if !channel.has_idle() && !course.fresh && body.is_in_memory() {
             // Boxed, so that calls on an open connection do not carry the room for it.
             let connected = Box::pin(self.connect(channel, lease, tried, head, course)).await;
-            if !matches!(connected, Ok(false)) && dressed.undo {
+            let is_first = connected.as_ref().is_ok_and(|connected| !connected.is_other);
+            if !is_first && dressed.undo {
                 head.headers.remove(AUTHORIZATION);
             }
-            match connected {
-                Ok(false) => {}
-                Ok(true) => {
-                    member = Arc::clone(lease.member());
-                    (channel, dressed) = match self.dress(&member, head, course) {
-                        Ok(dressed) => dressed,
-                        Err(ended) => return *ended,
-                    };
-                }
+            on = match connected {
+                Ok(connected) => connected.on,
                 Err(error) => return self.ended(Err(error)),
+            };
+            if !is_first {
+                member = Arc::clone(lease.member());
+                (channel, dressed) = match self.dress(&member, head, course) {
+                    Ok(dressed) => dressed,
+                    Err(ended) => return *ended,
+                };
             }
         }
         let sent = dressed.own.as_deref().unwrap_or(head);
         let until = self.until(course.began);
         let waiting = Waiting { members, lease };
-        let fresh = course.fresh;
         let ready = |now| {
             let now = members.moment_of(now);
             course.sent = Some(now);
@@ -123,9 +124,9 @@ impl Call<'_> {
         // Begun where it is waited for: what is begun before is moved there, and it is large.
         let may_be_cut = members.may_be_cut(course.began, until.at);
         let result = if dressed.span.is_disabled() && !may_be_cut {
-            channel.send(sent, body.attempt(), fresh, until, ready).await
+            channel.send(sent, body.attempt(), on, until, ready).await
         } else {
-            let exchange = channel.send(sent, body.attempt(), fresh, until, ready);
+            let exchange = channel.send(sent, body.attempt(), on, until, ready);
             Box::pin(watched(exchange, member.attached(), may_be_cut).instrument(dressed.span)).await
         };
         // Its end is told by who judges the result.

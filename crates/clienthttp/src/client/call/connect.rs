@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Channel,
     client::{Lease, members::Members},
-    dial::{ExchangeError, FailureKind},
+    dial::{ExchangeError, FailureKind, On},
 };
 
 /// So long a peer is waited for alone.
@@ -38,17 +38,29 @@ const SLOWER: Line = Line {
     failure: Some("took longer to connect to than another peer"),
 };
 
-type Connecting = Pin<Box<dyn Future<Output = Result<(), ExchangeError>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<On, ExchangeError>> + Send>>;
 
 /// Which of two connects ended, and how.
 enum Ended {
-    First(Result<(), ExchangeError>),
-    Second(Result<(), ExchangeError>),
+    First(Result<On, ExchangeError>),
+    Second(Result<On, ExchangeError>),
+}
+
+/// What a call goes out on.
+pub(super) struct Connected {
+    pub(super) on: On,
+    /// It is the other peer's, whose lease is in the place of the first one now.
+    pub(super) is_other: bool,
+}
+
+impl Connected {
+    const fn first(on: On) -> Self {
+        Self { on, is_other: false }
+    }
 }
 
 impl Call<'_> {
-    /// Connects to the peer of the lease, and if that takes long to another one as well. Whether it is that
-    /// other one that the call goes to; its lease is in the place of the first one then.
+    /// Connects to the peer of the lease, and if that takes long to another one as well.
     pub(super) async fn connect(
         &mut self,
         channel: &Channel,
@@ -56,17 +68,17 @@ impl Call<'_> {
         tried: &LeaveOut,
         head: &Parts,
         course: &mut Course,
-    ) -> Result<bool, ExchangeError> {
+    ) -> Result<Connected, ExchangeError> {
         let mut first = connecting(channel);
         let until = self.until(course.began).at;
         let next = course.began.at + STAGGER;
         let alone = until.map_or(next, |until| until.min(next));
         if let Ok(result) = timeout_at(alone, &mut first).await {
-            return result.map(|()| false);
+            return result.map(Connected::first);
         }
         let second = (alone == next).then(|| self.second_peer(lease, tried, head, course)).flatten();
         let Some((Picked { lease: mut other, why }, mut second)) = second else {
-            return in_time(until, first).await.map(|()| false);
+            return in_time(until, first).await.map(Connected::first);
         };
         debug!("the peer is slow to connect to, trying another one as well");
         let racing = async {
@@ -77,20 +89,20 @@ impl Call<'_> {
             }
         };
         match within(until, racing).await.ok_or_else(too_late)? {
-            Ended::First(result) => result.map(|()| false),
-            Ended::Second(Ok(())) => {
+            Ended::First(result) => result.map(Connected::first),
+            Ended::Second(Ok(on)) => {
                 let members = &self.shared.members;
                 self.write_down(lease.peer(), course, members.moment(), SLOWER);
                 let slower = std::mem::replace(lease, other);
                 self.shared.see_off(see_off(first, slower, Arc::clone(members)));
                 course.pick = why;
-                Ok(true)
+                Ok(Connected { on, is_other: true })
             }
             Ended::Second(Err(error)) => {
                 let now = self.shared.members.moment();
                 self.note_failure(&mut other, &error, &Course { pick: why, ..course.clone() }, now);
                 drop(other);
-                in_time(until, first).await.map(|()| false)
+                in_time(until, first).await.map(Connected::first)
             }
         }
     }
@@ -117,10 +129,10 @@ impl Call<'_> {
 /// Connects, unless a connection is idle.
 fn connecting(channel: &Channel) -> Connecting {
     let channel = channel.clone();
-    Box::pin(async move { if channel.has_idle() { Ok(()) } else { channel.open().await } })
+    Box::pin(async move { channel.open().await })
 }
 
-async fn in_time(until: Option<Instant>, connecting: Connecting) -> Result<(), ExchangeError> {
+async fn in_time(until: Option<Instant>, connecting: Connecting) -> Result<On, ExchangeError> {
     within(until, connecting).await.unwrap_or_else(|| Err(too_late()))
 }
 
@@ -132,15 +144,19 @@ fn too_late() -> ExchangeError {
 async fn see_off(connecting: Connecting, mut lease: Lease, members: Arc<Members>) {
     let Ok(result) = timeout(LOSER_TIME, connecting).await else { return };
     let now = members.now();
-    let outcome = match &result {
-        // For a peer that is being probed that is the answer.
-        Ok(()) if lease.is_probe() => Outcome::Success,
-        Ok(()) => return,
-        Err(error) => error.outcome().unwrap_or(Outcome::Cancelled),
-    };
-    members.balancer().head(&mut lease, outcome, now);
-    if let Err(error) = result {
-        members.failed(lease.member(), error.kind, now);
+    match result {
+        Ok(on) => {
+            on.keep();
+            if !lease.is_probe() {
+                return;
+            }
+            // For a peer that is being probed that is the answer.
+            members.balancer().head(&mut lease, Outcome::Success, now);
+        }
+        Err(error) => {
+            members.balancer().head(&mut lease, error.outcome().unwrap_or(Outcome::Cancelled), now);
+            members.failed(lease.member(), error.kind, now);
+        }
     }
     members.tell();
 }

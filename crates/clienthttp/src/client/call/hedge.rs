@@ -20,7 +20,7 @@ use super::{
 use crate::{
     Body, ClientError,
     client::{Lease, members::Members, metrics::Hedge, moment::Moment},
-    dial::ExchangeError,
+    dial::{ExchangeError, On},
     error::Phase,
     replay::Replay,
 };
@@ -198,12 +198,12 @@ impl Call<'_> {
         };
         let (own, span) = (dressed.own.map_or(own, |own| *own), dressed.span);
         let (channel, body) = (channel.clone(), body.attempt());
-        let (until, fresh) = (self.until(course.began), course.fresh);
+        let (until, on) = (self.until(course.began), if course.fresh { On::New } else { On::Any });
         let may_be_cut = self.shared.members.may_be_cut(course.began, until.at);
         let (peer, known) = (lease.peer().clone(), course.clone());
         let mut flight = Flight { members: Arc::clone(&self.shared.members), held: Some((lease, course)) };
         let flying = async move {
-            let exchange = channel.send(&own, body, fresh, until, |now| flight.sent(now));
+            let exchange = channel.send(&own, body, on, until, |now| flight.sent(now));
             let result = watched(exchange, member.attached(), may_be_cut).await;
             let (lease, course) = flight.held.take().expect("a flight has its lease until it lands");
             Landed { lease, course, result }

@@ -9,7 +9,7 @@ use http_body_util::BodyExt as _;
 use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{Body, Channel, ConfigError};
+use crate::{Body, Channel, ConfigError, dial::On};
 
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 /// The code for a method that the server does not have.
@@ -77,7 +77,7 @@ impl Question {
     /// Asks, and waits for the first word until then.
     pub(super) async fn ask(&self, channel: &Channel, until: Instant) -> Word {
         let body = Body::from(self.message.clone());
-        let Ok(answer) = channel.send(&self.head, body, false, until.into(), |_| {}).await else {
+        let Ok(answer) = channel.send(&self.head, body, On::Any, until.into(), |_| {}).await else {
             return Word::Nothing;
         };
         let (head, body) = answer.into_parts();

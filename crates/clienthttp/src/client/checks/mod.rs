@@ -10,7 +10,7 @@ use peerage_balance::{PeerKey, next_check_of};
 use tokio::{task::JoinSet, time::Instant};
 
 use super::members::{Member, Members};
-use crate::{Body, ConfigError};
+use crate::{Body, ConfigError, dial::On};
 
 /// The most checks of a client at once.
 const MOST: usize = 16;
@@ -157,7 +157,7 @@ impl Checks {
         match &self.kind {
             Kind::Connect => channel.try_connect(until).await.unwrap_or(true).into(),
             Kind::Get(head) => {
-                let answer = channel.send(head, Body::empty(), false, until.into(), |_| {}).await;
+                let answer = channel.send(head, Body::empty(), On::Any, until.into(), |_| {}).await;
                 answer.is_ok_and(|answer| answer.status() == http::StatusCode::OK).into()
             }
             #[cfg(feature = "grpc")]
