@@ -29,7 +29,7 @@ use crate::{Body, BoxError};
 /// A connection of HTTP/2 that says GOAWAY gets no new calls, those that run on it go on, and the peer gets a new
 /// connection. Two such on fresh connections within a second do not make it count as throttled (B-9.3): the client
 /// below does not tell who said GOAWAY when, only which calls failed for it. Those were not looked at and go on to
-/// another peer; for this one they count as any failure.
+/// another peer; for this one they count as failures unless it said that nothing is wrong.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct HttpDialer {
@@ -206,6 +206,8 @@ fn failure(error: legacy::Error) -> ExchangeError {
         Some(inner) if inner.is_canceled() => (FailureKind::Broken, Stage::NotSent),
         Some(inner) if inner.is_parse() => (FailureKind::Protocol, Stage::Ambiguous),
         Some(inner) if inner.is_user() => (FailureKind::RequestBody, Stage::Ambiguous),
+        // No fault: it gets a new connection (B-9.3).
+        Some(inner) if was_ended_in_order(inner) => (FailureKind::Closed, Stage::NotSent),
         Some(inner) if was_not_looked_at(inner) => (FailureKind::Broken, Stage::NotSent),
         _ => (FailureKind::Broken, Stage::Ambiguous),
     };
@@ -219,6 +221,12 @@ fn was_not_looked_at(error: &hyper::Error) -> bool {
         let text = source.to_string();
         text.contains("refused stream") || text.starts_with("connection error received: ")
     })
+}
+
+/// The peer has said that it takes no more on this connection, and that nothing is wrong (RFC 9113 §6.8).
+fn was_ended_in_order(error: &hyper::Error) -> bool {
+    sources(error)
+        .any(|source| source.to_string().starts_with("connection error received: not a result of an error"))
 }
 
 fn sources<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {

@@ -365,6 +365,8 @@ pub struct ExchangeError {
     pub(crate) kind: FailureKind,
     pub(crate) stage: Stage,
     pub(crate) source: BoxError,
+    /// When the last of a streamed request was there, if it timed out after that.
+    pub(crate) given: Option<Instant>,
 }
 
 /// What a failed exchange means for the peer and the caller.
@@ -405,7 +407,7 @@ pub enum FailureKind {
 impl ExchangeError {
     /// A failure of `kind`, after the request got as far as `stage`.
     pub fn new(kind: FailureKind, stage: Stage, source: impl Into<BoxError>) -> Self {
-        Self { kind, stage, source: source.into() }
+        Self { kind, stage, source: source.into(), given: None }
     }
 
     /// Finds an error of this type in what a service returned, or makes one.

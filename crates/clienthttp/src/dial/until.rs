@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll},
@@ -55,7 +55,14 @@ impl From<Instant> for Until {
 
 /// How far a streamed request body is. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Given(Arc<AtomicU8>);
+pub(super) struct Given(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    now: AtomicU8,
+    /// When it was over.
+    over: OnceLock<Instant>,
+}
 
 const FLOWS: u8 = 0;
 const AWAITED: u8 = 1;
@@ -64,17 +71,20 @@ const OVER: u8 = 2;
 impl Given {
     // Relaxed: set and read by one task, or where a timer decides.
     fn set(&self, state: u8) {
-        self.0.store(state, Ordering::Relaxed);
+        if state == OVER {
+            self.0.over.get_or_init(Instant::now);
+        }
+        self.0.now.store(state, Ordering::Relaxed);
     }
 
     /// The caller was asked for more of it and has not given it.
     pub(super) fn is_awaited(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == AWAITED
+        self.0.now.load(Ordering::Relaxed) == AWAITED
     }
 
     #[cfg(feature = "zap")]
     fn is_over(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == OVER
+        self.0.now.load(Ordering::Relaxed) == OVER
     }
 }
 
@@ -153,7 +163,7 @@ pub(super) async fn in_time<T>(
             Stage::NotSent => FailureKind::ConnectTimeout,
             _ => FailureKind::Timeout,
         };
-        Err(ExchangeError::new(kind, stage, LATE))
+        Err(ExchangeError { given: given.0.over.get().copied(), ..ExchangeError::new(kind, stage, LATE) })
     })
 }
 

@@ -139,11 +139,10 @@ impl<F> std::fmt::Debug for ServingFuture<F> {
 impl Serving {
     /// Marks an answer that must not be repeated.
     fn mark(&self, status: StatusCode, headers: &mut HeaderMap) {
-        let is_error = if self.inner.is_grpc {
-            headers.get(GRPC_STATUS).is_some_and(|code| code != "0")
-        } else {
-            status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
-        };
+        // What stands between may answer a call of gRPC with a status of HTTP alone.
+        let is_error = status.is_server_error()
+            || status == StatusCode::TOO_MANY_REQUESTS
+            || self.inner.is_grpc && headers.get(GRPC_STATUS).is_some_and(|code| code != "0");
         let is_spent = is_error && self.inner.is_spent.load(Ordering::Relaxed);
         if is_spent || self.inner.no_retry.load(Ordering::Relaxed) {
             headers.insert(NO_RETRY, HeaderValue::from_static("1"));

@@ -230,6 +230,8 @@ pub(crate) struct InMemory {
     connect_time: Duration,
     /// No connection to these ever comes up.
     holes: Vec<String>,
+    /// These refuse connections, after so long.
+    refusing: BTreeMap<String, Duration>,
     connect_timeout: Duration,
 }
 
@@ -241,6 +243,7 @@ impl InMemory {
             peers: BTreeMap::new(),
             connect_time: Duration::ZERO,
             holes: Vec::new(),
+            refusing: BTreeMap::new(),
             connect_timeout: Duration::from_secs(10),
         }
     }
@@ -259,6 +262,12 @@ impl InMemory {
     /// Nothing ever comes back from the one of that node id.
     pub(crate) fn and_hole(mut self, id: &str) -> Self {
         self.holes.push(id.to_owned());
+        self
+    }
+
+    /// The one of that node id refuses connections, after so long.
+    pub(crate) fn and_refusing(mut self, id: &str, after: Duration) -> Self {
+        self.refusing.insert(id.to_owned(), after);
         self
     }
 
@@ -287,8 +296,10 @@ impl Dialer for InMemory {
     fn dial(&self, peer: &peerage_discovery::Peer) -> Result<Channel, BoxError> {
         let (connector, _) = self.peers.get(peer.node_id()).unwrap_or(&self.others);
         let is_hole = self.holes.iter().any(|id| id == peer.node_id());
-        let connect_time = if is_hole { Duration::MAX } else { self.connect_time };
-        let slow = Slow { connector: connector.clone(), connect_time };
+        let refuses = self.refusing.get(peer.node_id());
+        let connect_time =
+            if is_hole { Duration::MAX } else { refuses.copied().unwrap_or(self.connect_time) };
+        let slow = Slow { connector: connector.clone(), connect_time, refuses: refuses.is_some() };
         let client = peerage_zaphttp::Client::builder(NOWHERE).connector(Arc::new(slow));
         // The time of a call is the whole client's to watch.
         Ok(Channel::zap(client.connect_timeout(self.connect_timeout).response_timeout(None).build()))
@@ -299,12 +310,16 @@ impl Dialer for InMemory {
 struct Slow {
     connector: MemoryConnector,
     connect_time: Duration,
+    refuses: bool,
 }
 
 #[async_trait]
 impl Connect for Slow {
     async fn connect(&self) -> Result<Connection, ConnectError> {
         tokio::time::sleep(self.connect_time).await;
+        if self.refuses {
+            return Err(ConnectError::Io(std::io::ErrorKind::ConnectionRefused.into()));
+        }
         self.connector.connect().await
     }
 }

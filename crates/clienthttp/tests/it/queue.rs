@@ -5,7 +5,10 @@ use std::{convert::Infallible, future::pending, time::Duration};
 use axum::{Router, routing::get};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use peerage_clienthttp::{Client, ClientError, TestDialer};
+use http::StatusCode;
+use peerage_balance::RetryPolicy;
+use peerage_clienthttp::{Client, ClientError, PickContext, Picker, TestDialer};
+use peerage_tests::Facts;
 use tokio::{
     task::JoinHandle,
     time::{Instant, timeout},
@@ -136,4 +139,55 @@ async fn b_7_1_without_a_queue_nobody_waits() {
     let error = client.get("/").send().await.unwrap_err();
     assert!(matches!(error, ClientError::Saturated { .. }), "{error:?}");
     assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+/// The first that can be used.
+struct First;
+
+impl Picker for First {
+    fn pick<'p>(
+        &self,
+        peers: &'p [peerage_discovery::Peer],
+        _: &PickContext<'_>,
+    ) -> Option<&'p peerage_discovery::Peer> {
+        peers.first()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b_7_1_who_waits_learns_that_a_pause_is_over() {
+    let asked = Facts::new();
+    let facts = asked.clone();
+    let pauses = Router::new().fallback(move || {
+        facts.push(());
+        let first = facts.count() == 1;
+        async move {
+            if first {
+                (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")])
+            } else {
+                (StatusCode::OK, [("x", "1")])
+            }
+        }
+    });
+    let dialer =
+        TestDialer::serve("billing-1", Router::new().fallback(pending::<()>)).and_serve("billing-2", pauses);
+    let client = Client::builder("billing")
+        .discovery(dialer.discovery("billing").unwrap())
+        .dialer(dialer)
+        .picker(First)
+        .retry(RetryPolicy::never())
+        .request_timeout(LONG)
+        .max_in_flight_per_peer(1)
+        .queue_wait(LONG)
+        .build()
+        .await
+        .unwrap();
+    let hung = call(&client, "/");
+    until(|| client.view().peers.iter().any(|peer| peer.in_flight == 1)).await;
+    assert_eq!(client.get("/").send().await.unwrap().status(), 429);
+    let began = Instant::now();
+    let answer = client.get("/").send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.peer().unwrap().node_id()), (200, "billing-2"));
+    assert!((1_000..1_100).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    hung.abort();
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use axum::Router;
-use peerage_balance::Stage;
+use peerage_balance::{Outcome, RetryPolicy, Stage};
 use peerage_clienthttp::{ClientError, Condition, PickContext, Picker};
 use peerage_discovery::Peer;
 use peerage_tests::Facts;
@@ -117,4 +117,60 @@ async fn b_6_alone_it_is_waited_for_as_long_as_there_is_time() {
     let error = client.get("/").send().await.unwrap_err();
     assert!(matches!(error, ClientError::Timeout { .. }), "{error:?}");
     assert_eq!((began.elapsed().as_secs(), asked.count()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b_8_who_wins_a_race_is_not_blamed_for_the_time_of_the_other() {
+    let slow = Router::new().fallback(|| sleep(Duration::from_millis(80)));
+    let peers = InMemory::serve(slow).and_hole("billing-1");
+    let client =
+        peers.client(2).picker(First).request_timeout(Duration::from_millis(300)).build().await.unwrap();
+    // Five in a row would take it out.
+    for _ in 0..8 {
+        let error = client.get("/").send().await.unwrap_err();
+        let attempts: Vec<_> = error.attempts().unwrap().iter().collect();
+        let ids: Vec<_> = attempts.iter().map(|attempt| attempt.peer.node_id()).collect();
+        assert_eq!(ids, ["billing-1", "billing-2"], "{error:?}");
+        let last = attempts.last().unwrap();
+        assert_eq!((last.outcome, last.elapsed.as_millis()), (Outcome::Cancelled, 50), "{error:?}");
+    }
+    let view = client.view();
+    assert!(
+        view.peers.iter().all(|peer| peer.condition == Condition::Up && peer.recent_failed == 0),
+        "{view}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn b_6_the_race_goes_on_without_one_that_refuses() {
+    let asked = Facts::new();
+    let peers = InMemory::serve(answering(&asked)).and_hole("billing-1");
+    let peers = peers.and_hole("billing-2").and_refusing("billing-3", Duration::from_millis(30));
+    let once = RetryPolicy::never();
+    let client = peers.client(4).picker(First).retry(once).request_timeout(PATIENCE).build().await.unwrap();
+    let began = Instant::now();
+    let answer = client.post("/").send().await.unwrap();
+    assert_eq!(
+        began.elapsed().as_millis(),
+        250 + 250 + 30,
+        "one more each 250 ms, and at once when one fails"
+    );
+    assert_eq!(answer.peer().unwrap().node_id(), "billing-4");
+    assert_eq!(asked.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b_6_who_is_under_way_goes_on_when_the_first_one_fails() {
+    let asked = Facts::new();
+    let peers = InMemory::serve(answering(&asked)).connect_time(Duration::from_millis(100));
+    let peers = peers.and_refusing("billing-1", Duration::from_millis(260));
+    let once = RetryPolicy::never();
+    let client = peers.client(2).picker(First).retry(once).request_timeout(PATIENCE).build().await.unwrap();
+    let began = Instant::now();
+    let answer = client.post("/").send().await.unwrap();
+    assert_eq!(began.elapsed().as_millis(), 250 + 100, "its connect was not begun again");
+    let attempts = answer.attempts().unwrap();
+    let outcomes: Vec<_> = attempts.iter().map(|attempt| attempt.outcome).collect();
+    assert_eq!((outcomes, attempts.sends()), (vec![Outcome::Dial, Outcome::Success], 1), "{attempts}");
+    assert_eq!(asked.count(), 1);
 }

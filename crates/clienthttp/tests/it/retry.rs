@@ -17,7 +17,7 @@ use peerage_tests::{Facts, Refuser, ScriptedServer, ServerEvent};
 use peerage_zaphttp::wire::{Limits, Payload, put_response};
 use tokio::time::Instant;
 
-use crate::kit::{PATIENCE, Peer, at, client_of, fixed};
+use crate::kit::{InMemory, PATIENCE, Peer, at, client_of, fixed};
 
 fn client_at(addresses: &[(&str, SocketAddr)]) -> ClientBuilder {
     Client::builder_with(fixed(addresses.iter().map(|(id, addr)| at(id, *addr)))).rng_seed(1)
@@ -240,6 +240,33 @@ async fn b_3_3_a_peer_that_fails_is_taken_out_and_comes_back_by_a_probe() {
         assert_eq!(client.get("/").send().await.unwrap().status(), 200);
     }
     assert!(!client.explain().contains("ejected"), "{}", client.explain());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b_3_3_a_body_that_is_a_stream_is_never_the_probe() {
+    let healed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let state = healed.clone();
+    let failing = Router::new().fallback(move || {
+        let status = if state.load(Ordering::Relaxed) { 200 } else { 502 };
+        async move { StatusCode::from_u16(status).unwrap() }
+    });
+    let good = Router::new().fallback(async || "good");
+    let client = InMemory::serve(good).and("billing-1", failing).client(3).build().await.unwrap();
+    for _ in 0..100 {
+        assert_eq!(client.get("/").send().await.unwrap().status(), 200);
+    }
+    assert!(client.explain().contains("ejected"), "{}", client.explain());
+    healed.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let frames = futures_util::stream::once(async {
+        tokio::task::yield_now().await;
+        Ok::<_, std::convert::Infallible>(http_body::Frame::data(Bytes::from_static(b"slow")))
+    });
+    let body = Body::new(http_body_util::StreamBody::new(Box::pin(frames)));
+    let put = client.put("/").body(body).send().await.unwrap();
+    assert_ne!(put.peer().unwrap().node_id(), "billing-1", "it may come as slowly as it likes");
+    let get = client.get("/").send().await.unwrap();
+    assert_eq!(get.peer().unwrap().node_id(), "billing-1", "this one is");
 }
 
 #[tokio::test]

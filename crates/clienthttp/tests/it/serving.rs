@@ -172,6 +172,16 @@ async fn b_5_1_a_service_says_what_must_not_be_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b_5_1_an_error_without_a_status_of_grpc_is_marked_as_well() {
+    let (router, seen) = last(503);
+    let between = asks(client_of(router).await, |request| request);
+    let answer = answer(between, &[("content-type", "application/grpc")]).await;
+    assert_eq!((answer.status().as_u16(), seen.count()), (503, 2), "it was repeated here");
+    assert_eq!(answer.headers()["peerage-no-retry"], "1");
+    assert_eq!(answer.headers()["grpc-retry-pushback-ms"], "-1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn b_5_3_a_chain_of_three_multiplies_nothing() {
     let (router, seen) = last(503);
     let c = client_of(router).await;

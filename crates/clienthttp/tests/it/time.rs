@@ -2,7 +2,11 @@
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
-use axum::{Router, body::Body as AxumBody, response::Response as AxumResponse};
+use axum::{
+    Router,
+    body::Body as AxumBody,
+    response::{IntoResponse as _, Response as AxumResponse},
+};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use peerage_clienthttp::{
@@ -355,4 +359,58 @@ async fn b_8_calls_with_next_to_no_time_take_nobody_out() {
     let view = client.view();
     assert!(view.peers.iter().all(|peer| peer.recent_failed == 0), "{view}");
     assert_eq!(client.get("/").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b_8_a_body_that_comes_at_the_last_moment_leaves_the_peer_no_fair_chance() {
+    for slow in [Duration::ZERO, MS(900)] {
+        let client = InMemory::serve(silent()).connect_time(slow).client(2).request_timeout(MS(1_000));
+        let client = client.build().await.unwrap();
+        for _ in 0..12 {
+            let last = futures_util::stream::once(async {
+                sleep(MS(950)).await;
+                Ok::<_, Infallible>(http_body::Frame::data(Bytes::from_static(b"all")))
+            });
+            let body = Body::new(http_body_util::StreamBody::new(Box::pin(last)));
+            let error = client.put("/").body(body).send().await.unwrap_err();
+            let attempt = error.attempts().unwrap().last().unwrap();
+            assert_eq!(
+                (attempt.outcome, attempt.elapsed.as_millis()),
+                (Outcome::Cancelled, 1_000),
+                "{error:?}"
+            );
+        }
+        let view = client.view();
+        assert!(view.peers.iter().all(|peer| peer.recent_failed == 0), "{view}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b_8_who_answers_that_the_time_it_was_told_is_over_is_blamed_no_more_than_who_is_silent() {
+    let obeys = Router::new().fallback(|request: http::Request<AxumBody>| async move {
+        let told = &request.headers()["peerage-timeout-ms"];
+        sleep(MS(told.to_str().unwrap().parse().unwrap())).await;
+        if request.headers().contains_key("content-type") {
+            return ([("grpc-status", "4")], "").into_response();
+        }
+        http::StatusCode::GATEWAY_TIMEOUT.into_response()
+    });
+    let client = InMemory::serve(obeys).client(1).build().await.unwrap();
+    for (given, grpc, outcome) in [
+        (19_900, false, Outcome::Cancelled),
+        (19_900, true, Outcome::Cancelled),
+        // All the time of a call that has enough.
+        (200_900, false, Outcome::Hard),
+        (200_900, true, Outcome::Hard),
+    ] {
+        let call = client.post("/").timeout(Duration::from_micros(given));
+        let call = if grpc { call.header("content-type", "application/grpc") } else { call };
+        let answer = call.send().await.unwrap();
+        assert_eq!(answer.attempts().unwrap().last().unwrap().outcome, outcome, "{given} {grpc}");
+    }
+    // With time left it is a failure of its own.
+    let hasty = Router::new().fallback(async || http::StatusCode::GATEWAY_TIMEOUT);
+    let client = InMemory::serve(hasty).client(1).build().await.unwrap();
+    let answer = client.post("/").timeout(MS(20)).send().await.unwrap();
+    assert_eq!(answer.attempts().unwrap().last().unwrap().outcome, Outcome::Hard);
 }

@@ -44,13 +44,21 @@ pub(super) enum Ended {
     Answer(Response<Body>),
     Failure(ExchangeError),
     /// The time of the call is over.
-    Late(Phase),
+    Late(Late),
     /// There is no time left to begin it.
     NoTime,
     /// There is no credential for it. It was not sent, and must not be sent to anybody.
     Auth(BoxError),
     /// It must not be sent that way. Another peer would make no difference that the caller could rely on.
     Insecure(Insecure),
+}
+
+/// What the call waited for when its time was over.
+#[derive(Clone, Copy)]
+pub(super) struct Late {
+    pub(super) phase: Phase,
+    /// When the last of a streamed request was there.
+    pub(super) given: Option<Instant>,
 }
 
 /// What was done to a head for one peer.
@@ -82,7 +90,7 @@ impl Call<'_> {
     pub(super) async fn attempt(
         &mut self,
         lease: &mut Lease,
-        tried: &LeaveOut,
+        tried: &mut LeaveOut,
         head: &mut Parts,
         body: &Replay,
         course: &mut Course,
@@ -141,11 +149,12 @@ impl Call<'_> {
         match result {
             Ok(response) => Ended::Answer(response),
             Err(error) if error.is_timeout() && self.deadline.is_some_and(|end| end.at <= Instant::now()) => {
-                Ended::Late(match (error.kind, error.stage) {
+                let phase = match (error.kind, error.stage) {
                     (FailureKind::RequestLate, _) => Phase::RequestBody,
                     (_, Stage::NotSent) => Phase::Connect,
                     _ => Phase::Head,
-                })
+                };
+                Ended::Late(Late { phase, given: error.given })
             }
             Err(error) => Ended::Failure(error),
         }

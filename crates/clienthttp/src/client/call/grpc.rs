@@ -20,6 +20,7 @@ const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 /// What a status counts as that is none.
 const UNKNOWN: u32 = 2;
+const DEADLINE_EXCEEDED: u32 = 4;
 
 /// Whether it is a call of gRPC.
 pub(super) fn is_call(head: &Parts) -> bool {
@@ -55,6 +56,11 @@ impl End {
 
     pub(super) const fn is_ok(self) -> bool {
         self.code == 0
+    }
+
+    /// Its time was over.
+    pub(super) const fn is_late(self) -> bool {
+        self.code == DEADLINE_EXCEEDED
     }
 
     /// How long the peer asks to be left alone.

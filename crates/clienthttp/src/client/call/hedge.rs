@@ -220,7 +220,7 @@ impl Call<'_> {
         match &ended {
             Ended::Answer(response) => drop(self.note_answer(&mut lease, response, &course, now)),
             Ended::Failure(error) => self.note_failure(&mut lease, error, &course, now),
-            Ended::Late(phase) => self.note_late(&mut lease, &course, now, *phase),
+            Ended::Late(late) => self.note_late(&mut lease, &course, now, *late),
             // These end before anything flies.
             Ended::NoTime | Ended::Auth(_) | Ended::Insecure(_) => {}
         }
@@ -236,7 +236,7 @@ impl Call<'_> {
         match ended {
             Ended::Answer(response) => Ok(self.hand_over(response, lease)),
             Ended::Failure(error) => Err(self.failure(error, retry, true)),
-            Ended::Late(phase) => Err(self.late(retry, phase)),
+            Ended::Late(late) => Err(self.late(retry, late.phase)),
             Ended::NoTime => Err(self.late(retry, Phase::Connect)),
             Ended::Auth(source) => Err(ClientError::Auth { call: self.failed(), source }),
             Ended::Insecure(why) => Err(ClientError::InsecureTransport { why, call: self.failed() }),

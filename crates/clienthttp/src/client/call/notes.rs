@@ -6,13 +6,21 @@ use http::{Response, StatusCode, header::RETRY_AFTER};
 use peerage_balance::{Event, Outcome, Stage, deadline, retry_after};
 use peerage_discovery::Peer;
 
-use super::{Call, NO_RETRY, attempt::Course, grpc::End};
+use super::{
+    Call, NO_RETRY,
+    attempt::{Course, Late},
+    grpc::End,
+};
 use crate::{
     Attempt, Body, PeerInfo,
     client::{Lease, moment::Moment},
     dial::{ExchangeError, WAITED_FOR_BODY},
     error::Phase,
 };
+
+/// With less than that left, the time that the peer was told is over: that is rounded down to whole milliseconds, and
+/// timers count those.
+const TOLD_LESS: Duration = Duration::from_millis(2);
 
 /// How an attempt ended, for the list.
 pub(super) struct Line {
@@ -38,8 +46,11 @@ impl Call<'_> {
             _ => None,
         };
         let members = &self.shared.members;
-        let outcome =
-            end.map_or_else(|| Outcome::of_status(status.as_u16(), retry_after.is_some()), End::outcome);
+        let outcome = match end {
+            _ if self.obeyed(lease, status, end, course, now) => Outcome::Cancelled,
+            Some(end) => end.outcome(),
+            None => Outcome::of_status(status.as_u16(), retry_after.is_some()),
+        };
         self.learn(lease, outcome, now.nanos);
         members.answered(lease.member(), now.nanos);
         if outcome == Outcome::Throttled {
@@ -55,6 +66,33 @@ impl Call<'_> {
             Some(end) => end.event(no_retry),
             None => Event::Answered { status: status.as_u16(), retry_after, no_retry },
         }
+    }
+
+    /// Whether the peer says no more than that the time it was told is over, and is no more to blame for that than one
+    /// that says nothing.
+    fn obeyed(
+        &self,
+        lease: &Lease,
+        status: StatusCode,
+        end: Option<End>,
+        course: &Course,
+        now: Moment,
+    ) -> bool {
+        let is_late = match end {
+            Some(end) => end.is_late(),
+            None => status == StatusCode::GATEWAY_TIMEOUT,
+        };
+        is_late
+            && self.deadline.is_some_and(|deadline| deadline.since(now) < TOLD_LESS)
+            && !self.is_blamed(lease, course.began, now)
+    }
+
+    /// Whether the peer is to blame that the time is over now, if it began then (B-8).
+    fn is_blamed(&self, lease: &Lease, began: Moment, now: Moment) -> bool {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let per_try = self.settings().retry.per_try_limit().map(nanos);
+        let estimate = lease.member().state().estimate(now.nanos);
+        deadline::is_blamed(nanos(now.since(began)), per_try, estimate, self.limit.map(nanos))
     }
 
     pub(super) fn note_failure(
@@ -74,14 +112,12 @@ impl Call<'_> {
     }
 
     /// The call's time was over during the attempt.
-    pub(super) fn note_late(&mut self, lease: &mut Lease, course: &Course, now: Moment, phase: Phase) {
+    pub(super) fn note_late(&mut self, lease: &mut Lease, course: &Course, now: Moment, late: Late) {
         let members = &self.shared.members;
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let elapsed = now.since(course.began);
-        let per_try = self.settings().retry.per_try_limit().map(nanos);
-        let estimate = lease.member().state().estimate(now.nanos);
-        let is_blamed = phase != Phase::RequestBody
-            && deadline::is_blamed(nanos(elapsed), per_try, estimate, self.limit.map(nanos));
+        let Late { phase, given } = late;
+        // Before the request was there the peer had nothing to do.
+        let began = given.map_or(course.began, |given| members.moment_of(given.max(course.began.at)));
+        let is_blamed = phase != Phase::RequestBody && self.is_blamed(lease, began, now);
         let (stage, failure, blame) = match phase {
             // It had nothing to answer yet.
             Phase::RequestBody if course.sent.is_none() => {

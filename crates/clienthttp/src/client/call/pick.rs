@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::request::Parts;
 use peerage_balance::{LeaveOut, PickErrorKind};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Call;
 use crate::{
@@ -17,6 +17,9 @@ use crate::{
     },
     error::Failed,
 };
+
+/// So often the first who waits for room looks for it even if nobody says that there is some.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A peer, and why it, if the call asks for that.
 pub(super) struct Picked {
@@ -126,6 +129,8 @@ impl Call<'_> {
                 tokio::select! {
                     () = over => {}
                     () = changed => {}
+                    // A pause asked for that is over, or a probe that is due, tells nobody.
+                    () = sleep(LOOK_AGAIN) => {}
                 }
             }
         };

@@ -50,7 +50,8 @@ impl Call<'_> {
         let mut now = self.began;
         let mut fresh = false;
         loop {
-            let may_probe = idempotent && body.is_whole();
+            // A stream may come slowly, and then cannot be sent to another peer (B-3.3).
+            let may_probe = idempotent && body.is_in_memory();
             let Picked { mut lease, why } =
                 match self.pick(head, &tried, (retry.attempts() + 1, may_probe), &mut now).await {
                     Ok(picked) => picked,
@@ -66,7 +67,7 @@ impl Call<'_> {
             let number = retry.begin();
             let mut course = Course { number, fresh, began: now, sent: None, pick: why, is_hedge: false };
             let ended = match hedging.as_deref().filter(|_| is_first).zip(delay) {
-                None => self.attempt(&mut lease, &tried, head, body, &mut course).await,
+                None => self.attempt(&mut lease, &mut tried, head, body, &mut course).await,
                 // Boxed, so that calls that are not hedged do not carry the room for it.
                 Some(hedging) => {
                     let raced = Box::pin(self.hedged((lease, course), head, body, hedging, &mut retry));
@@ -117,9 +118,9 @@ impl Call<'_> {
                 }
                 late @ (Ended::Late(_) | Ended::NoTime) => {
                     let phase = match late {
-                        Ended::Late(phase) => {
-                            self.note_late(&mut lease, &course, now, phase);
-                            phase
+                        Ended::Late(late) => {
+                            self.note_late(&mut lease, &course, now, late);
+                            late.phase
                         }
                         _ => Phase::Connect,
                     };
