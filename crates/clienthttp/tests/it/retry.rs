@@ -257,6 +257,7 @@ async fn b_3_3_a_body_that_is_a_stream_is_never_the_probe() {
     }
     assert!(client.explain().contains("ejected"), "{}", client.explain());
     healed.store(true, Ordering::Relaxed);
+    // On the paused clock: a probe is due by then.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let frames = futures_util::stream::once(async {
         tokio::task::yield_now().await;
